@@ -1,0 +1,1 @@
+"""Adapters to optimized libraries: the only place that imports them."""

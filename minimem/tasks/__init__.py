@@ -1,0 +1,1 @@
+"""Generators of questions, each with a drawn example."""
