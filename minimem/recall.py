@@ -37,7 +37,7 @@ class Law:
 def named(value: Tensor, answered: Tensor, V: int = 256) -> Tensor:
     """The scores of a memory that only names a value: one-hot rows, and rows of 0 where it abstains."""
     z = torch.zeros(*value.shape, V)
-    return z.scatter_(-1, value[..., None].clamp(0, V - 1), answered[..., None].to(z.dtype))
+    return z.scatter_(-1, value[..., None].long().clamp(0, V - 1), answered[..., None].to(z.dtype))
 
 
 def _softmax_at(z: Tensor, answer: Tensor, T: float) -> Tensor:
