@@ -183,17 +183,16 @@ def coverage() -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """A row as Markdown: what a notebook shows at its head and a chapter under its heading."""
+    """A row as Markdown: what a notebook shows at its head."""
     s: System
 
     def _repr_markdown_(self) -> str:
         s = self.s
-        lines = [f"**{s.name}**" + (f" · {s.name_zh}" if s.name_zh != s.name else "") + f" · {s.year} · kept: {KINDS[s.kind].lower()}"]
-        if s.equation:
-            lines += ["", r"\begin{gather}", "\\\\\n".join(s.equation.strip().splitlines()), r"\end{gather}", ""]
+        lines = [f"**{s.name}**" + (f" · {s.name_zh}" if s.name_zh != s.name else "") + (f" · {s.year}" if s.year else "")
+                 + f" · kept: {KINDS[s.kind].lower()}", *(["", *_equations(s)] if s.equation else [])]
         lines += [f"- *Bytes.* {s.bytes}", f"- *Claim.* {s.claim}", f"- *Metric.* {s.metric}", f"- *Known before the run.* {s.expected}",
                   f"- *Checked against.* {s.oracle}", f"- *Status.* {s.status}"]
-        lines += [f"- *The survey says:* {e['survey']}. *The right fact:* {e['fact']} ({e['source']})." for e in s.errata]
+        lines += map(_correction, s.errata)
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -213,12 +212,72 @@ def slug(section: str) -> str:
 
 def section_table(section: str) -> str:
     """The systems under one heading of the survey, as Markdown for the book."""
+    return "\n".join(_box(s, label=section == s.sections[0]) for s in systems().values() if section in s.sections)
+
+
+def _box(s: System, label: bool) -> str:
+    """One system as an admonition of the book: claim and equations in sight, the rest folded."""
+    zh = f" · {s.name_zh}" if s.name_zh != s.name else ""
+    head = [f"{{cite:p}}`{','.join(s.paper)}`"] if s.paper else []
+    head += ["added here, not in the survey"] if s.added else []
+    head += [f"{{ref}}`lab <{s.notebook.partition('#')[2]}>`"] if s.built else []
+    lines = [f"(card-{s.key})="] if label else []
+    lines += [f"::::{{admonition}} {s.name}{zh}{f' · {s.year}' if s.year else ''}", f":class: system kind-{s.kind}", "",
+              " · ".join([f"`{s.key}`", f"**{s.status}**", *head]), ""]
+    if s.claim:
+        lines += [s.claim, ""]
+    lines += [*_equations(s), *_corrections(s)]
+    folded = {"Bytes": s.bytes, "Metric": s.metric, "Known before the run": s.expected, "Checked against": s.oracle,
+              "Stored results": ", ".join(f"`benchmarks/results/{r}.json`" for r in s.measured)}
+    if s.claim:
+        lines += [":::{dropdown} Bytes, measure, oracle", *[f"- *{name}.* {text}" for name, text in folded.items() if text], ":::", ""]
+    return "\n".join([*lines, "::::", ""])
+
+
+def _equations(s: System) -> list[str]:
+    return [r"\begin{gather}", "\\\\\n".join(s.equation.strip().splitlines()), r"\end{gather}", ""] if s.equation else []
+
+
+def _corrections(s: System) -> list[str]:
+    return [*(_correction(e) for e in s.errata), ""] if s.errata else []
+
+
+def _correction(e: dict[str, str]) -> str:
+    return f"- *The survey says:* {e['survey']}. *The right fact:* {e['fact']} ({e['source']})."
+
+
+def errata() -> str:
+    """Every correction to the survey, as Markdown: the general ones, then those of single systems."""
+    lines, heading = [], ""
+    for e in _file()["survey_errata"]:
+        if e["heading"] != heading:
+            heading = e["heading"]
+            lines += ["", f"### {heading}", ""]
+        lines.append(_correction(e))
+    lines += ["", "## Of single systems"]
+    for s in systems().values():
+        if s.errata:
+            lines += ["", f"### {s.name}", "", f"{{ref}}`To its card <card-{s.key}>`.", "", *map(_correction, s.errata)]
+    return "\n".join(lines).strip() + "\n"
+
+
+def glossary() -> str:
+    """English and Chinese names of headings and systems, as a Markdown table."""
+    rows = {m[1].strip(): m[2] for s in systems().values() for part in " / ".join(s.sections).split(" / ")
+            if (m := re.fullmatch(r"(.*?)\s*\((.*[\u4e00-\u9fff].*)\)", part))}
+    rows |= {s.name: s.name_zh for s in systems().values() if re.search(r"[\u4e00-\u9fff]", s.name_zh)}
+    return "\n".join(["| English | 中文 |", "|---|---|", *(f"| {en} | {zh} |" for en, zh in sorted(rows.items(), key=lambda r: r[0].lower()))]) + "\n"
+
+
+def listing() -> str:
+    """Every system with its status, lab and oracle: one Markdown table for each kind."""
     lines = []
-    for s in (s for s in systems().values() if section in s.sections):
-        cite = f" {{cite:p}}`{','.join(s.paper)}`" if s.paper else ""
-        lab = f"[lab](../../{s.notebook})" if s.built else ""
-        lines += [f"`{s.key}` {'(added)' if s.added else ''}{cite} {lab}".strip(), "", Card(s)._repr_markdown_(), "", "---", ""]
-    return "\n".join(lines[:-2]) + "\n"
+    for kind, title in KINDS.items():
+        lines += ["", f"## {title}", "", "| system | status | checked against |", "|---|---|---|"]
+        for s in (s for s in systems().values() if s.kind == kind):
+            lab = f", {{ref}}`lab <{s.notebook.partition('#')[2]}>`" if s.built else ""
+            lines.append(f"| {{ref}}`{s.name} <card-{s.key}>` | {s.state}{lab} | {s.oracle.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines).strip() + "\n"
 
 
 def tables() -> list[Path]:
@@ -226,7 +285,7 @@ def tables() -> list[Path]:
     out = ROOT / "book" / "generated"
     out.mkdir(exist_ok=True)
     pages = {slug(x): section_table(x) for s in systems().values() for x in s.sections}
-    pages["coverage"] = coverage() + "\n"
+    pages |= {"coverage": coverage() + "\n", "systems": listing(), "errata": errata(), "glossary": glossary()}
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     todo = {out / f"{name}.md": text for name, text in pages.items()}
     todo[ROOT / "README.md"] = re.sub(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", lambda m: m[1] + coverage() + "\n" + m[2], readme, flags=re.S)
