@@ -35,20 +35,22 @@ def adapted(net, new, rank, lr, seed):
     return state
 
 
+def scores(starts, seeds, rank, lr):
+    """New-task and old-task accuracy of every seed: (2, seeds)."""
+    pairs = []
+    for s in seeds:
+        net, old, new = starts[s]
+        state = adapted(net, new, rank, lr, s)
+        pairs.append((accuracy(state, new), accuracy(state, old)))
+    return np.array(pairs).T
+
+
 def main():
     torch.set_num_threads(1)
     starts = {seed: pretrained(seed) for seed in CALIBRATION + SEEDS}
-    grid = {str(r): [np.mean([accuracy(adapted(starts[s][0], starts[s][2], r, lr, s), starts[s][2]) for s in CALIBRATION]) for lr in GRID]
-            for r in RANKS}
-    rate = {r: GRID[int(np.argmax(row))] for r, row in grid.items()}
-    print({r: [round(a, 3) for a in row] for r, row in grid.items()}, rate)
-    new, old = np.zeros((2, len(SEEDS), len(RANKS)))
-    for i, s in enumerate(SEEDS):
-        net, old_task, new_task = starts[s]
-        for j, r in enumerate(RANKS):
-            state = adapted(net, new_task, r, rate[str(r)], s)
-            new[i, j], old[i, j] = accuracy(state, new_task), accuracy(state, old_task)
-        print(s, new[i].round(3), old[i].round(3), flush=True)
+    grid = {str(r): [scores(starts, CALIBRATION, r, lr).mean(1) for lr in GRID] for r in RANKS}
+    rate = {r: GRID[int(np.argmax([new for new, _ in row]))] for r, row in grid.items()}
+    new, old = (np.stack(t, -1) for t in zip(*(scores(starts, SEEDS, r, rate[str(r)]) for r in RANKS)))
     rho = {name: [spearmanr(range(len(RANKS)), row).statistic for row in table] for name, table in (("new", new), ("old", old))}
     before = [accuracy(lora.full(net), task) for net, task, _ in (starts[s] for s in SEEDS)]
     record("lora", {

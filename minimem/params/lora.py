@@ -68,10 +68,10 @@ def read(state: State, x: Tensor) -> Tensor:
     _fits(state, x)
     p = state["frozen"] | state["trained"]
     for i in range(1, _depth(p) + 1):
+        x = F.gelu(h) if i > 1 else x
         h = x @ p[f"W{i}"].mT + p[f"c{i}"]
         if f"A{i}" in p:
             h = h + (x @ p[f"A{i}"].mT @ p[f"B{i}"].mT) * _scale(state, i)        # (1)
-        x = F.gelu(h)
     return h
 
 
