@@ -1,79 +1,177 @@
-"""The fast forms: a few algorithms that carry nearly all sequence memories, each checked against the loop it replaces."""
-from __future__ import annotations
+"""The fast forms: the values of the token-by-token recurrences, computed by a few large matrix products.
 
-from functools import partial, reduce
+    gated   S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t
+    delta   S_t = e^{g_t} S_{t−1} + k_t (b_t (v_t − e^{g_t} S_{t−1}ᵀ k_t))ᵀ      o_t = S_tᵀ q_t
+
+Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
+Units   g is a natural log-decay ≤ 0 (−∞ empties the memory). Every decay is e to a sum of g's, never a quotient: no gate overflows.
+
+Arguments are not checked here but in the mechanisms that call these forms. float16 and bfloat16 are computed in float32.
+"""
+from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.linalg import solve_triangular
+from torch.nn import functional as F
 
-# ------------------------------------------------------------------ attend: softmax attention by blocks
+ROWS = 4096                 # tokens × heads worked on at once: what stays in the cache of one core
 
 
-def softmax_read(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """One softmax over one group of keys: what each query reads, and the log of its denominator.
+def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, state: Tensor | None = None,
+          chunk: int = 64) -> tuple[Tensor, Tensor]:
+    """The (gated) delta rule, one triangular solve a chunk; g = None is no decay. Returns out (..., T, V) and S (..., K, V).
 
-        o_t = Σ_j exp(q_t·k_j/√K − lse_t) v_j,    lse_t = log Σ_j exp(q_t·k_j/√K)
-
-    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   visible: (..., T, M) bool, None = all   ->   o: (..., T, V), lse: (..., T, 1).
-    Leading axes broadcast. Sums run in float32 at least, and the results keep that type.
-    A query that sees nothing reads 0, with the lowest finite number as its lse: no NaN, forward or backward.
+    Keys must have unit norm (or b‖k‖² ≤ 2), else the recurrence itself diverges. Yang et al. 2024, arXiv:2406.06484 and 2412.06464.
+    Differentiable once.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    low = torch.finfo(wide).min
-    s = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).mT
-    if visible is not None:
-        s = s.masked_fill(~visible, low)
-    p = s.softmax(-1)
-    lse = s.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()       # of p = e^(s − lse), at the largest s
-    return p @ v.to(wide) * (lse > low), lse
+    return _wide(_by_chunks, q, k, v, b, g, state, chunk)
 
 
-def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two reads (o, lse) of two groups of keys -> the read of both under one softmax; a key in both groups counts twice.
+def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tensor | None = None,
+          chunk: int = 64) -> tuple[Tensor, Tensor]:
+    """Linear attention with a decay per head, per key, or none (g = None). Returns out (..., T, V) and S (..., K, V).
 
-        lse = log(e^lse₁ + e^lse₂),    o = e^(lse₁−lse) o₁ + e^(lse₂−lse) o₂
+    Decay per head: differentiable once. A decay per key is split along a binary tree, and ``chunk`` is rounded up to a power of two.
     """
-    lse = torch.logaddexp(a[1], b[1])
-    return (a[1] - lse).exp() * a[0] + (b[1] - lse).exp() * b[0], lse
+    by_key = g is not None and g.shape[-1] > 1
+    return _wide(_by_tree if by_key else _by_chunks, q, k, v, None, g, state, chunk)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: int = 0, q_sinks: Tensor | None = None,
-           block: int = 128) -> tuple[Tensor, Tensor]:
-    """Causal softmax attention, a block of queries at a time: never a T × M matrix.
+def _wide(form, q, k, v, b, g, state, chunk):
+    """Leading axes flattened to one, at least float32 inside."""
+    lead, dtype = q.shape[:-2], q.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    state = q.new_zeros(*lead, k.shape[-1], v.shape[-1]) if state is None else state
+    q, k, v, b, g, state = (x if x is None else x.reshape(-1, *x.shape[-2:]).to(wide) for x in (q, k, v, b, g, state))
+    out, state = form(q, k, v, b, g if g is None else g.clamp(min=-1e3), state, chunk)       # e^{-1000} is 0 in float64
+    return out.reshape(*lead, *out.shape[-2:]).to(dtype), state.reshape(*lead, *state.shape[-2:]).to(dtype)
 
-    The T queries are the last T of M positions. Query t sees key j ≤ t if t − j < ``window`` (None: all) or j < ``sinks``.
-    ``q_sinks``: queries to use on the sinks, where their distance differs from the true one (None: q).
 
-    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1).
-    Leading axes broadcast (one key head may serve several query heads). With a window: time and memory O(T·(window + block)).
-    Without: time O(T·M), memory O((T + M)·block), as the backward pass computes each block of queries again.
-    Raises ValueError for more queries than keys, window or block < 1, sinks < 0.
+# ------------------------------------------------------------------ a decay per head
 
-    Source: softmax on the fly, Milakov and Gimelshein 2018, arXiv:1805.02867; by blocks, Dao et al. 2022, arXiv:2205.14135.
+def _by_chunks(q, k, v, b, g, state, chunk):
+    T = q.shape[1]
+    C = min(chunk, T)
+    outs, step = [], max(1, ROWS // (C * len(q))) * C
+    for part in zip(*([None] * -(-T // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
+        pad = -part[0].shape[1] % C                          # k = b = g = 0 leaves the memory as it is
+        q_, k_, v_, b_, g_ = (x if x is None else F.pad(x, (0, 0, 0, pad)).unflatten(1, (-1, C)).transpose(0, 1) for x in part)
+        out, state = _Chunks.apply(q_, k_, v_, b_, q.new_zeros(1, 1, C, 1) if g_ is None else g_, state)
+        outs.append(out.transpose(0, 1).flatten(1, 2))
+    return torch.cat(outs, 1)[:, :T], state
+
+
+class _Chunks(Function):
+    """N chunks of C tokens, q, k, v, b, g: (N, B, C, D); without b the rows written are u = v.
+
+    From the chunk's start state S, with D_ij = e^{Σ g over (j, i]} for j ≤ i and h_i = e^{Σ g over (0, i]}:
+        e_i = v_i − h_i Sᵀ k_i − Σ_{j<i} D_ij (k_i·k_j) u_j,   u = b e:   a unit triangular system for the errors E
+        o_i = h_i Sᵀ q_i + Σ_{j≤i} D_ij (q_i·k_j) u_j,         S' = h_C S + Σ_j D_Cj k_j u_jᵀ
+    So k reads like a second query, and both are carried as y = [q; k].
     """
-    T, M = q.shape[-2], k.shape[-2]
-    if not 0 < T <= M:
-        raise ValueError(f"q has {T} positions and k has {M}, wanted 1 <= T <= M: the queries are the last of the keys")
-    if block < 1 or sinks < 0 or (window is not None and window < 1):
-        raise ValueError(f"saw window={window}, sinks={sinks}, block={block}, wanted window >= 1, sinks >= 0, block >= 1")
-    W, sinks = (M, 0) if window is None else (window, sinks)
-    at, k_sinks, v_sinks = torch.arange(M, device=q.device), k[..., :sinks, :], v[..., :sinks, :]
-    ks, vs = k.split(block, -2), v.split(block, -2)
 
-    def read(q: Tensor, q_sinks: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        end = first + q.shape[-2]
-        i, lo, hi = at[first:end, None], max(0, first - W + 1) // block, (end - 1) // block + 1
-        parts = [softmax_read(q_sinks, k_sinks, v_sinks, at[:sinks] <= i)] if sinks else []
-        size = 1 if window is None else hi - lo                           # a window is one group of keys; all keys are many
-        for n in range(lo, hi, size):
-            j = at[n * block:(n + size) * block]
-            whole = sinks <= n * block and (n + size) * block <= first + 1 and end - n * block <= W
-            visible = None if whole else (j <= i) & (i - j < W) & (j >= sinks)
-            parts.append(softmax_read(q, torch.cat(ks[n:n + size], -2), torch.cat(vs[n:n + size], -2), visible))
-        return reduce(merge, parts)
+    @staticmethod
+    def forward(ctx, q, k, v, b, g, S):
+        N, B, C, _ = k.shape
+        ones = g.new_ones(C, C)
+        D = (g * ones.tril(-1)).cumsum(-2).exp_().mul_(ones.tril())       # no difference of large sums: exact for strong gates
+        head, tail = g.cumsum(-2).exp_(), D[..., -1, :, None]
+        y = torch.stack([q] if b is None else [q, k], 2)
+        k, v, decay = k.contiguous(), v.contiguous(), head[..., -1:, :].expand(N, B, 1, 1)
+        W = (y.flatten(2, 3) @ k.mT).unflatten(2, (-1, C)).mul_(D[:, :, None])
+        yh, kt = y * head[:, :, None], k * tail
+        states = S.new_empty(N + 1, *S.shape)
+        states[0] = S
+        if b is None:
+            U = E = v
+            kv = kt.mT @ v
+            for n in range(N):
+                torch.addcmul(kv[n], decay[n], states[n], out=states[n + 1])
+        else:
+            U, E, L = torch.empty_like(v), torch.empty_like(v), W[:, :, 1] * b.mT
+            for n in range(N):
+                miss = torch.baddbmm(v[n], yh[n, :, 1], states[n], alpha=-1)
+                E[n] = solve_triangular(L[n], miss, upper=False, unitriangular=True)
+                torch.mul(b[n], E[n], out=U[n])
+                torch.mul(decay[n], states[n], out=states[n + 1]).baddbmm_(kt[n].mT, U[n])
+        out = _add(yh[:, :, 0] @ states[:-1], W[:, :, 0], U)
+        ctx.save_for_backward(y, k, U, E, b, D, head, yh, kt, W, states)
+        return out, states[-1].clone()
 
-    run = read if window else partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)
-    blocks = zip(q.split(block, -2), (q if q_sinks is None else q_sinks).split(block, -2), range(M - T, M, block))
-    o, lse = zip(*(run(*x) for x in blocks))
-    return torch.cat(o, -2).to(q.dtype), torch.cat(lse, -2)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout, dS):
+        y, k, U, E, b, D, head, yh, kt, W, states = ctx.saved_tensors
+        N, B, C, _ = k.shape
+        decay = head[..., -1:, :].expand(N, B, 1, 1)
+        dy = U.new_empty(*y.shape[:-1], U.shape[-1])                      # gradient of what y read
+        dy[:, :, 0] = dout
+        dU, dstates = W[:, :, 0].mT @ dy[:, :, 0], torch.empty_like(states)
+        dstates[N] = dS
+        if b is None:
+            qd = yh[:, :, 0].mT @ dy[:, :, 0]
+            for n in reversed(range(N)):
+                torch.addcmul(qd[n], decay[n], dstates[n + 1], out=dstates[n])
+            dv, db = _add(dU, kt, dstates[1:]), None
+        else:
+            dR, LT = torch.empty_like(U), (b * W[:, :, 1]).mT
+            for n in reversed(range(N)):
+                dR[n] = solve_triangular(LT[n], dU[n].baddbmm_(kt[n], dstates[n + 1]), upper=True, unitriangular=True)
+                torch.mul(dR[n], -b[n], out=dy[n, :, 1])
+                reads = yh[n].flatten(1, 2).mT, dy[n].flatten(1, 2)
+                torch.mul(decay[n], dstates[n + 1], out=dstates[n]).baddbmm_(*reads)
+            dv, db = -dy[:, :, 1], (dR * E).sum(-1, keepdim=True)
+        dW = (dy.flatten(2, 3) @ U.mT).unflatten(2, (-1, C)).mul_(D[:, :, None])
+        dW[:, :, 1:].mul_(D.new_ones(C, C).tril(-1))                      # a key does not read its own row
+        dW, dy = dW.flatten(2, 3), dy.flatten(2, 3)
+        dY = (dy @ states[:-1].mT).unflatten(2, (-1, C)).mul_(head[:, :, None])
+        dY = _add(dY.flatten(2, 3), dW, k).unflatten(2, (-1, C))
+        dk = _add((U @ dstates[1:].mT).mul_(D[..., -1, :, None]), dW.mT, y.flatten(2, 3))
+        dg = None
+        if ctx.needs_input_grad[4]:                                       # y_i carries e^{+G_i}, k_j e^{−G_j}, S' e^{G_C}
+            dG = (y * dY).sum((2, -1)).sub_((k * dk).sum(-1))
+            dG[..., -1] += (states[1:] * dstates[1:]).sum((-1, -2))
+            dg = dG.flip(-1).cumsum(-1).flip(-1)[..., None]
+        return dY[:, :, 0], dk if b is None else dk.add_(dY[:, :, 1]), dv, db, dg, dstates[0]
+
+
+def _add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """x += a @ b, with two leading axes."""
+    x.view(-1, *x.shape[2:]).baddbmm_(a.flatten(0, 1), b.flatten(0, 1))
+    return x
+
+
+# ------------------------------------------------------------------ a decay per key
+
+def _by_tree(q, k, v, b, g, state, chunk):
+    T = q.shape[1]
+    C = 1 << (min(chunk, T) - 1).bit_length()
+    q, k, v, g = (F.pad(x, (0, 0, 0, -T % C)).unflatten(1, (-1, C)) for x in (q, k, v, g))
+    out, size = (q * k).sum(-1, keepdim=True) * v, 1
+    while size < C:
+        out, size = out + _halves(q, k, v, g, size), 2 * size
+    kv, decay = (k * _to_end(g)).mT @ v, g.sum(-2).exp()[..., None]
+    states = []
+    for kv_n, decay_n in zip(kv.unbind(1), decay.unbind(1)):
+        states.append(state)
+        state = decay_n * state + kv_n
+    out = out + (q * g.cumsum(-2).exp()) @ torch.stack(states, 1)
+    return out.flatten(1, 2)[:, :T], state
+
+
+def _to_end(g: Tensor) -> Tensor:
+    """e^{Σ g over (j, last]} for every j."""
+    return F.pad(g[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1)).exp()
+
+
+def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int) -> Tensor:
+    """In every block of 2·size tokens the right half reads the left: the decay j → i is that to the border times that from it."""
+    def halves(x):
+        return x.unflatten(-2, (-1, 2, size)).unbind(-3)
+    (gl, gr), (_, qr), (kl, _), (vl, _) = (halves(x) for x in (g, q, k, v))
+    qr, kl = qr * gr.cumsum(-2).exp(), kl * _to_end(gl)
+    read = (qr @ kl.mT) @ vl
+    return torch.stack([torch.zeros_like(read), read], -3).flatten(-4, -2)
