@@ -7,6 +7,6 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 
 def test_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(code.strip().splitlines()) <= 8
+    assert len(code.strip().splitlines()) == 6
     exec(code, {})
-    assert re.search(r"4096 bytes, newest fact right, \d+ of 64 right", capsys.readouterr().out)
+    assert re.search(r"4096 bytes bring back \d+ of 64 facts", capsys.readouterr().out)
