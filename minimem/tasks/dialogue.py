@@ -1,0 +1,201 @@
+"""Long chats of two friends, questions about them, and the ids of the turns that hold the answers: made here, or LoCoMo itself.
+
+    sample = make(n=1, seed=0)[0]            # LoCoMo's schema: conversation, qa, event_summary, observation, session_summary
+    memory = BM25()
+    for unit in turns(sample): memory.write(unit)
+    q = questions(sample)[0]
+    evidence_recall(memory.read(q.text, words=250), q.evidence)
+
+One drawn session (seed 0), shortened; an arrow marks evidence, the lines between it are small talk that shares its words:
+
+@@EXAMPLE@@
+
+Facts change (people move, change jobs), come in several parts, are told as "last Saturday", and are asked in other words than they were told.
+Categories as in LoCoMo: 1 several turns needed, 2 time, 3 needs common sense, 4 one turn, 5 asked about the wrong person (no answer).
+
+Paper   Maharana and others 2024, arXiv:2402.17753: the schema and the measure. The words and people here are our own.
+Differs answers follow from templates, so recall here is not recall on LoCoMo; only the order of two systems can be compared.
+Units   times in days since 1 January 1970, budgets in words, recall as a fraction.
+"""
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..text.unit import Unit
+from .dialogue_people import GOODBYES, GREETINGS, NAMES, OPENINGS, PLANS, REACTIONS, SMALL_TALK, TAILS, Fact, date
+
+ANSWERABLE = (1, 2, 3, 4)
+EPOCH = datetime(1970, 1, 1)
+
+
+class Question(NamedTuple):
+    """``evidence``: ids of the turns that answer it; an id that no turn bears stays in and can never be found."""
+    text: str
+    answer: str
+    evidence: tuple[str, ...]
+    category: int
+
+
+# ------------------------------------------------------------------ reading a sample
+
+def sessions(sample: dict[str, Any]) -> list[tuple[float, list[dict[str, Any]]]]:
+    """(day, turns) of every session, in order."""
+    chat = sample["conversation"]
+    numbers = sorted(int(k[8:]) for k in chat if re.fullmatch(r"session_\d+", k))
+    return [(_day(chat[f"session_{i}_date_time"]), chat[f"session_{i}"]) for i in numbers]
+
+
+def _day(text: str) -> float:
+    return (datetime.strptime(text, "%I:%M %p on %d %B, %Y") - EPOCH) / timedelta(days=1)
+
+
+def turns(sample: dict[str, Any]) -> list[Unit]:
+    """Every turn as a Unit: who spoke, the words, and the caption of a picture if one was sent."""
+    return [Unit(t["dia_id"], f"{t['speaker']}: {t['text']}" + (f" [image: {t['blip_caption']}]" if "blip_caption" in t else ""),
+                 time=day, meta={"speaker": t["speaker"], "session": i})
+            for i, (day, said) in enumerate(sessions(sample), 1) for t in said]
+
+
+def questions(sample: dict[str, Any], categories: Iterable[int] = ANSWERABLE) -> list[Question]:
+    """The questions of these categories that name evidence; ids written as "D8:6; D9:17" or "D:11:26" are read too."""
+    found = []
+    for q in sample["qa"]:
+        ids = dict.fromkeys(f"D{int(s)}:{int(t)}" for e in q.get("evidence", []) for s, t in re.findall(r"D:?(\d+):(\d+)", e))
+        if ids and q["category"] in categories:
+            found.append(Question(q["question"], str(q.get("answer", q.get("adversarial_answer", ""))), tuple(ids), q["category"]))
+    return found
+
+
+def load(path: str | Path | None = None) -> list[dict[str, Any]]:
+    """LoCoMo's ``locomo10.json`` (CC BY-NC 4.0, not ours to ship): the file or its folder, by default what MINIMEM_DATA names.
+
+    Raises ValueError, saying what to do, if nothing is named, nothing is there, or the file is damaged.
+    """
+    named = path or os.environ.get("MINIMEM_DATA")
+    if not named:
+        raise ValueError("set MINIMEM_DATA to locomo10.json of github.com/snap-research/locomo, or to its folder; or use make()")
+    file = Path(named) / "locomo10.json" if Path(named).is_dir() else Path(named)
+    try:
+        samples = json.loads(file.read_text(encoding="utf8"))
+        if not (samples and all(turns(s) and s["qa"][0]["question"] for s in samples)):
+            raise ValueError("an empty list")
+        for s in samples:
+            questions(s)
+    except OSError as e:
+        raise ValueError(f"no LoCoMo file at {file} (MINIMEM_DATA or path): {e.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+        raise ValueError(f"{file} is damaged or not locomo10.json: {type(e).__name__}: {e}") from None
+    return samples
+
+
+# ------------------------------------------------------------------ measuring a text memory
+
+def evidence_recall(units: Iterable[Unit], evidence: Iterable[str]) -> float:
+    """The share of the evidence turns that the units were made from."""
+    wanted = set(evidence)
+    return len(wanted & {i for u in units for i in u.source_ids}) / len(wanted)
+
+
+def evaluate(samples: list[dict[str, Any]], memory: Callable[[], Any], ks: Iterable[int] = (), words: Iterable[int] = (),
+             categories: Iterable[int] = ANSWERABLE) -> dict[str, list[list[float]]]:
+    """Evidence recall of each question, conversation by conversation: "R@k" by ``rank(query, k)``, "words w" by ``read(query, w)``.
+
+    ``memory()`` makes an empty one for each conversation; every turn is written, then the questions are asked.
+    """
+    out: dict[str, list[list[float]]] = {f"R@{k}": [] for k in ks} | {f"words {w}": [] for w in words}
+    for sample in samples:
+        m, asked = memory(), questions(sample, categories)
+        for unit in turns(sample):
+            m.write(unit)
+        for k in ks:
+            out[f"R@{k}"].append([evidence_recall(m.rank(q.text, k), q.evidence) for q in asked])
+        for w in words:
+            out[f"words {w}"].append([evidence_recall(m.read(q.text, w), q.evidence) for q in asked])
+    return out
+
+
+def bootstrap(values: list[list[float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean over all questions, and its 95 % interval when whole conversations are drawn again with replacement."""
+    total, count = np.array([sum(v) for v in values]), np.array([len(v) for v in values])
+    pick = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    low, high = np.percentile(total[pick].sum(1) / count[pick].sum(1), [2.5, 97.5])
+    return float(total.sum() / count.sum()), float(low), float(high)
+
+
+# ------------------------------------------------------------------ making a sample
+
+def make(n: int = 10, seed: int = 0, length: int = 12) -> list[dict[str, Any]]:
+    """``n`` conversations of ``length`` sessions (about 27 turns each) in LoCoMo's schema, the same for the same seed.
+
+    Raises ValueError if n < 1 or length < 4.
+    """
+    if n < 1 or length < 4:
+        raise ValueError(f"wanted n >= 1 conversations of length >= 4 sessions, saw n={n}, length={length}")
+    r = random.Random(seed)
+    return [_sample(r, f"made-{seed}-{i}", length) for i in range(n)]
+
+
+def _sample(r: random.Random, name: str, length: int) -> dict[str, Any]:
+    day, days = datetime(2023, r.randint(1, 4), r.randint(1, 28), r.randint(9, 19), r.randint(0, 59)), []
+    for _ in range(length):
+        days.append(day)
+        day += timedelta(days=r.randint(5, 25), minutes=r.randint(-20, 20))
+    plan: list[list[Fact]] = [[] for _ in days]                # what is said in each session
+    passing: list[str] = []                                     # remarks that share words with it
+    people = r.sample(NAMES, 2)
+    asks = [ask for plan_some in PLANS for ask in plan_some(r, people, days, plan, passing)]
+    r.shuffle(passing)
+    chat, events, observations, summaries = {"speaker_a": people[0], "speaker_b": people[1]}, {}, {}, {}
+    where: dict[Fact, str] = {}
+    for s, (day, facts) in enumerate(zip(days, plan), 1):
+        said = _session(r, people, s, facts, passing[s - 1::length], where)
+        chat |= {f"session_{s}_date_time": day.strftime("%I:%M %p on ").lstrip("0").lower() + date(day, ", "), f"session_{s}": said}
+        told = {n: [[f.told, where[f]] for f in facts if f.who == n] for n in people}
+        observations[f"session_{s}_observation"] = told
+        events[f"events_session_{s}"] = {**{n: [t for t, _ in told[n]] for n in people}, "date": date(day, ", ")}
+        summaries[f"session_{s}_summary"] = " ".join([f"{people[0]} and {people[1]} talked on {date(day)}.", *(t for n in people for t, _ in told[n])])
+    qa = [{"question": q, "adversarial_answer" if c == 5 else "answer": a, "evidence": [where[f] for f in facts], "category": c} for q, a, facts, c in asks]
+    return {"sample_id": name, "conversation": chat, "qa": qa, "event_summary": events, "observation": observations, "session_summary": summaries}
+
+
+def _session(r: random.Random, people: list[str], number: int, facts: list[Fact], passing: list[str], where: dict[Fact, str]) -> list[dict[str, Any]]:
+    """The turns of one session, facts and remarks in random order; notes in ``where`` the turn of each fact."""
+    said: list[dict[str, Any]] = []
+
+    def put(who: str, text: str, **more: Any) -> str:
+        said.append({"speaker": who, "dia_id": f"D{number}:{len(said) + 1}", "text": text[0].upper() + text[1:], **more})
+        return said[-1]["dia_id"]
+
+    def put_pair(first: str, second: str) -> None:
+        n, o = r.sample(people, 2)
+        put(n, first.format(n=n, o=o))
+        put(o, second.format(n=n, o=o))
+
+    def dress(text: str, o: str) -> str:
+        return f"{r.choice(OPENINGS).format(o=o)} {text}. {r.choice(TAILS)}".strip()
+
+    put_pair(*r.choice(GREETINGS))
+    mixed = [*facts, *passing, *r.sample(SMALL_TALK, 2)]
+    r.shuffle(mixed)
+    for item in mixed:
+        if isinstance(item, Fact):
+            n, o = item.who, people[1 - people.index(item.who)]
+            seen = item.echo.startswith(("a ", "the ")) and r.random() < 0.2
+            where[item] = put(n, dress(item.text, o), **({"blip_caption": f"a photo of {item.echo}"} if seen else {}))
+            put(o, r.choice(REACTIONS).format(n=n, echo=item.echo))
+        elif isinstance(item, str):
+            n, o = r.sample(people, 2)
+            put(n, dress(item, o))
+        else:
+            put_pair(*item)
+    put_pair(*r.choice(GOODBYES))
+    return said
