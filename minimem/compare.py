@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from torch.nn import functional as F
 
 from . import core, recall
 from .tasks import facts
+from .text.bm25 import BM25
 from .text.tables import Cuckoo, Log, Xor
+from .text.unit import Unit
 
 SEEDS, CALIBRATION = (1, 2, 3), 10
 Packed = dict[str, Tensor]
@@ -104,6 +107,10 @@ class Table:
         named = zip(*(t.read(k) for t, k in zip(self.tables, keys.numpy())))
         return recall.named(*(torch.from_numpy(np.stack(x)) for x in named))
 
+    def cost(self, N: int) -> tuple[float, float, float]:
+        t, kept = self.tables[0], accounts(self)["kept"]
+        return (10, 8, 8 * (t.f + 8) / 8) if isinstance(t, Cuckoo) else (30, 3, 3) if isinstance(t, Xor) else (1, N, kept)
+
     @property
     def kept(self) -> dict[str, Tensor]:
         """What is stored: records, packed slots, or bytes and the seed."""
@@ -132,6 +139,52 @@ def _written(table: Any, keys: Any, values: Any) -> Any:
     return table
 
 
+# ------------------------------------------------------------------ sentences
+
+@dataclass
+class Sentences:
+    """One text store a draw, that hands back one sentence; its last word is the answer. ``find``: (store, question) -> sentence or None."""
+    open: Callable[[list[str]], Any]                            # sentences -> store
+    find: Callable[[Any, str], str | None]
+    parts: Callable[[Any], dict[str, Any]] = lambda store: {}   # what it keeps beside the text, and its index
+    stores: list[Any] = field(default_factory=list)
+    text: bytes = b""
+
+    def write(self, sentences: list[list[str]]) -> None:
+        self.stores, self.text = [self.open(s) for s in sentences], "\n".join(sentences[0]).encode()
+
+    def read(self, questions: list[list[str]]) -> Tensor:
+        found = [[self.find(s, q) for q in qs] for s, qs in zip(self.stores, questions)]
+        value = [[facts.WORDS.index(f.rstrip(".").split()[-1]) if f else 0 for f in row] for row in found]
+        return recall.named(torch.tensor(value), torch.tensor([[f is not None for f in row] for row in found]))
+
+    @property
+    def kept(self) -> list[Any]:
+        return [self.text, self.parts(self.stores[0]).get("kept", [])]
+
+    @property
+    def index(self) -> Any:
+        return self.parts(self.stores[0]).get("index", [])
+
+
+def exact_text() -> Sentences:
+    """Finds a sentence only by the very words of the question."""
+    return Sentences(lambda s: {x.rsplit(" is ", 1)[0].lower(): x for x in s}, lambda d, q: d.get(q[8:-1].lower()))
+
+
+def _bm25(sentences: list[str]) -> BM25:
+    store = BM25()
+    for i, s in enumerate(sentences):
+        store.write(Unit(str(i), s))
+    return store
+
+
+def bm25_text() -> Sentences:
+    """Finds the sentence with the most rare words of the question."""
+    return Sentences(_bm25, lambda m, q: next((u.text for u in m.rank(q, 1)), None),
+                     lambda m: {"index": bytes(m.sizes()["index"] + m.sizes()["vocabulary"])})
+
+
 # ------------------------------------------------------------------ memories of vectors: a cache, a state, a solved matrix, a network
 
 class Vectors:
@@ -145,6 +198,12 @@ class Vectors:
 
     def scores(self, out: Tensor) -> Tensor:
         return out @ facts.codebook(self.d_v).T
+
+    def operations(self, N: int) -> tuple[float, float]:
+        raise NotImplementedError
+
+    def cost(self, N: int) -> tuple[float, float, float]:
+        return (*self.operations(N), accounts(self)["kept"])    # every memory of vectors is read whole
 
     @property
     def reader(self) -> list[Any]:
@@ -178,6 +237,9 @@ class Cache(Vectors):
         logits = self.match(keys)
         p = (self.beta * logits + self.recency * torch.arange(logits.shape[-1])).softmax(-1)
         return self.scores(p @ unpack(self.kept[1], self.bits, self.d_v))
+
+    def operations(self, N: int) -> tuple[float, float]:
+        return self.d_k + self.d_v, 2 * N * (self.d_k + self.d_v)           # a write only copies
 
 
 Rule = Callable[[Tensor, Tensor, Tensor], Tensor]               # (S, k, v) -> S after all tokens of k and v
@@ -226,6 +288,11 @@ class State(Vectors):
                 S = rule(S, k_, v_) if self.at_end else rounded(rule(S, k_, v_), self.bits)
         self.kept = pack(S, self.bits)
 
+    def operations(self, N: int) -> tuple[float, float]:
+        size, corrects = self.d_k * self.d_v, getattr(self.rule, "func", self.rule) is delta
+        decays = isinstance(self.rule, partial)
+        return (2 + 4 * corrects + decays) * size * self.passes, 2 * size
+
     def forget(self, keys: Tensor, passes: int = 1) -> None:
         k = facts.encode(keys, self.d_k)
         self._run(delta, k, torch.zeros(*k.shape[:-1], self.d_v), passes)         # write 0 over what is there
@@ -270,6 +337,10 @@ class LeastSquares(Vectors):
     def read(self, keys: Tensor) -> Tensor:
         return self.scores(facts.encode(keys, self.d_k) @ unpack(self.kept, self.bits, self.d_v))
 
+    def operations(self, N: int) -> tuple[float, float]:
+        n = min(N, self.d_k)                                    # the smaller of the two linear systems
+        return 2 * n * self.d_k + 2 / 3 * n**3 / N, 2 * self.d_k * self.d_v
+
 
 def _solve(A: Tensor, B: Tensor) -> Tensor:
     return torch.linalg.solve(A.double(), B.double()).float()
@@ -287,7 +358,6 @@ class Net(Vectors):
     bits: int = 32
     exposures: int = 1000
     lr: float = 0.02
-    batch: int = 4096
     later: int = 200
     replay: bool = False                                        # later writes and deletions rehearse all facts, kept in aux
     raw: bool = False                                           # read the 64 bits of the key as they are
@@ -325,22 +395,23 @@ class Net(Vectors):
 
     def _train(self, x: Tensor, target: Tensor, exposures: int) -> None:
         weights = [w.clone().requires_grad_() for w in self.weights]
-        adam, batches = torch.optim.Adam(weights, self.lr, betas=(0.9, 0.99)), -(-x.shape[1] // self.batch)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, exposures * batches)
-        r = torch.Generator().manual_seed(0)
+        adam = torch.optim.Adam(weights, self.lr, betas=(0.9, 0.99))
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(adam, exposures)
         for _ in range(exposures):
-            for i in torch.randperm(x.shape[1], generator=r).split(self.batch) if batches > 1 else [slice(None)]:
-                used = [w + (rounded(w, self.bits) - w).detach() for w in weights] if self.bits < 16 else weights
-                loss = F.binary_cross_entropy_with_logits(forward(x[:, i], used), target[:, i], reduction="sum")
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                rate.step()
+            used = [w + (rounded(w, self.bits) - w).detach() for w in weights] if self.bits < 16 else weights
+            adam.zero_grad()
+            F.binary_cross_entropy_with_logits(forward(x, used), target, reduction="sum").backward()
+            adam.step()
+            rate.step()
         self.transient = [[w.grad for w in weights], [list(s.values()) for s in adam.state.values()]]
         self.keep(weights)
 
     def read(self, keys: Tensor) -> Tensor:
         return self.scores(forward(self.inputs(keys), self.weights))
+
+    def operations(self, N: int) -> tuple[float, float]:
+        P = sum(w[0].numel() for w in self.weights)
+        return 6 * P * self.exposures, 2 * P
 
 
 def _with_1(x: Tensor) -> Tensor:

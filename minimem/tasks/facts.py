@@ -103,17 +103,24 @@ WORDS = [a + b for a in ("ba", "cu", "da", "fe", "gi", "ho", "ka", "lu", "me", "
          for b in ("ble", "den", "fin", "gar", "hol", "jin", "kor", "lin", "mos", "nex", "pal", "rud", "sten", "tov", "wim", "yar")]
 
 
-def _name(r: torch.Generator, parts: int) -> str:
-    letters = [("bdfgklmnprstvz", "aeiou")[i % 2] for i in range(2 * parts)]
-    return "".join(s[int(torch.randint(len(s), (1,), generator=r))] for s in letters).capitalize()
+def _names(r: torch.Generator, parts: int, n: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < n:
+        at = torch.randint(70, (2 * parts,), generator=r).tolist()
+        found["".join(("bdfgklmnprstvz", "aeiou")[i % 2][x % (14, 5)[i % 2]] for i, x in enumerate(at)).capitalize()] = None
+    return list(found)
 
 
 def sentences(N: int, seed: int) -> tuple[list[str], list[tuple[str, str]], Tensor]:
-    """N sentences, what each is about (attribute, person) and its value. 8 attributes a person, N/8 persons."""
+    """N sentences, what each is about (attribute, person) and its value. 8 attributes a person, N/8 persons, 64 first and 64 last names.
+
+    Raises ValueError for more than 32,768 facts: there are no more persons.
+    """
+    if not 1 <= N <= 64 * 64 * 8:
+        raise ValueError(f"N must be between 1 and {64 * 64 * 8}, saw {N}")
     r = _rng(seed)
-    people: dict[str, None] = {}
-    while len(people) < -(-N // 8):
-        people[f"{_name(r, 2)} {_name(r, 3)}"] = None
+    first, last = _names(r, 2, 64), _names(r, 3, 64)
+    people = [f"{first[i // 64]} {last[i % 64]}" for i in torch.randperm(64 * 64, generator=r)[: -(-N // 8)].tolist()]
     about = [(a, p) for p in people for a in ATTRIBUTES][:N]
     values = torch.randint(V, (N,), generator=r)
     return [f"The {a} of {p} is {WORDS[v]}." for (a, p), v in zip(about, values.tolist())], about, values
