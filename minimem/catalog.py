@@ -264,7 +264,7 @@ def errata() -> str:
 def glossary() -> str:
     """English and Chinese names of headings and systems, as a Markdown table."""
     rows = {m[1].strip(): m[2] for s in systems().values() for part in " / ".join(s.sections).split(" / ")
-            if (m := re.fullmatch(r"(.*?)\s*\((.*[\u4e00-\u9fff].*)\)", part))}
+            if (m := re.fullmatch(r"(?!Introduction)(.*?)\s*\((.*[\u4e00-\u9fff].*)\)", part))}
     rows |= {s.name: s.name_zh for s in systems().values() if re.search(r"[\u4e00-\u9fff]", s.name_zh)}
     return "\n".join(["| English | 中文 |", "|---|---|", *(f"| {en} | {zh} |" for en, zh in sorted(rows.items(), key=lambda r: r[0].lower()))]) + "\n"
 
@@ -280,12 +280,27 @@ def listing() -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def api() -> dict[str, str]:
+    """Pages of the modules, from their docstrings. The adapters in ``fast/`` are left out: they import what may not be installed."""
+    def module(path: Path) -> str:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        return f"### `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
+
+    def folder(name: str) -> list[Path]:
+        return [p for p in sorted((ROOT / "minimem" / name).glob("*.py")) if p.stem not in ("__init__", "__main__")]
+    contract = [ROOT / f"minimem/{n}.py" for n in ("core", "check", "catalog", "forms")]
+    rest = [p for p in folder("") if p not in contract] + folder("tasks") + [ROOT / "minimem/fast/__init__.py"]
+    memories = [line for kind, title in KINDS.items() if folder(kind) for line in (f"## {title}\n", *map(module, folder(kind)))]
+    return {"api_contract": "\n".join(module(p)[1:] for p in contract if p.exists()), "api_memories": "\n".join(memories),
+            "api_tools": "\n".join(module(p)[1:] for p in rest)}
+
+
 def tables() -> list[Path]:
     """Write ``book/generated/*.md`` and the README's coverage table; only files whose text changed are touched."""
     out = ROOT / "book" / "generated"
     out.mkdir(exist_ok=True)
     pages = {slug(x): section_table(x) for s in systems().values() for x in s.sections}
-    pages |= {"coverage": coverage() + "\n", "systems": listing(), "errata": errata(), "glossary": glossary()}
+    pages |= {"coverage": coverage() + "\n", "systems": listing(), "errata": errata(), "glossary": glossary()} | api()
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     todo = {out / f"{name}.md": text for name, text in pages.items()}
     todo[ROOT / "README.md"] = re.sub(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", lambda m: m[1] + coverage() + "\n" + m[2], readme, flags=re.S)

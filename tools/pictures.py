@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from minimem import show  # noqa: E402
 
 OUT = Path(__file__).resolve().parents[1] / "book" / "_static"
-PICTURES = {"four_kinds": show.four_kinds}
+PICTURES = {"four_kinds": show.four_kinds, "human_memory": show.human_memory}
 
 if __name__ == "__main__":
     for name, draw in PICTURES.items():
