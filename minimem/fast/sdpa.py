@@ -1,0 +1,64 @@
+"""torch SDPA: full attention, and a window with sinks, as one fused kernel call a block.
+
+    o_t = Σ_{j∈𝒱(t)} softmax_j(q_t·k_j/√K) v_j                    (``forms.attend`` is the definition)
+
+Differs SDPA returns no log-sum-exp, so its reads cannot be merged with others; it has one q, so keys cannot be rotated by slot.
+        ``is_causal=True`` puts the triangle at the top left: with more keys than queries the first query would see only key 0.
+        Here queries are the last of the keys, so that case gets an explicit T × M mask. The kernel wants four axes: with
+        fewer, torch falls back to the T × T product, so leading axes are folded into one.
+Shapes  q, k: (..., T, K)   v: (..., T, V)   state: {"k": (..., m, K), "v": (..., m, V)}
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from .. import core
+
+State = dict[str, Tensor]
+
+
+def full(q: Tensor, k: Tensor, v: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """Causal attention over all that came before. Returns o (..., T, V) and every key and value so far."""
+    k, v = _joined(q, k, v, state)
+    T, M = q.shape[-2], k.shape[-2]
+    at = torch.arange(M, device=q.device)
+    mask = at <= at[-T:, None] if 1 < T < M else None
+    return _read(q, k, v, attn_mask=mask, is_causal=1 < T == M), {"k": k, "v": v}
+
+
+def streaming(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, window: int = 8, sinks: int = 2,
+              block: int = 128) -> tuple[Tensor, State]:
+    """The first ``sinks`` and the last ``window`` keys, as ``cache.window.parallel`` without rotation. Returns o and the cache.
+
+    Raises ValueError for window or block < 1, sinks < 0, and shapes that do not fit.
+    """
+    if window < 1 or sinks < 0 or block < 1:
+        raise ValueError(f"saw window={window}, sinks={sinks}, block={block}, wanted window >= 1, sinks >= 0, block >= 1")
+    k, v = _joined(q, k, v, state)
+    M, k_sinks, v_sinks = k.shape[-2], k[..., :sinks, :], v[..., :sinks, :]
+    at, ks, vs = torch.arange(M, device=q.device), k.split(block, -2), v.split(block, -2)
+    out, first = [], M - q.shape[-2]
+    for x in q.split(block, -2):
+        end = first + x.shape[-2]
+        lo, hi = max(0, first - window + 1) // block, (end - 1) // block + 1
+        i, j = at[first:end, None], at[lo * block:hi * block]
+        mask = torch.cat([at[:sinks] <= i, (j <= i) & (i - j < window) & (j >= sinks)], -1)
+        out.append(_read(x, torch.cat([k_sinks, *ks[lo:hi]], -2), torch.cat([v_sinks, *vs[lo:hi]], -2), attn_mask=mask))
+        first = end
+    kept = torch.cat([at[:sinks], at[sinks:][-window:]])
+    return torch.cat(out, -2), {"k": k.index_select(-2, kept), "v": v.index_select(-2, kept)}
+
+
+def _joined(q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, Tensor]:
+    core.expect("q:TK k:TK v:TV", q, k, v)
+    if state is None:
+        return k, v
+    core.expect("k:TK v:TV state['k']:MK state['v']:MV", k, v, state["k"], state["v"])
+    return torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
+
+
+def _read(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
+    o = scaled_dot_product_attention(*(x.reshape(1, -1, *x.shape[-2:]) for x in (q, k, v)), **options)
+    return o.reshape(*q.shape[:-1], v.shape[-1])
