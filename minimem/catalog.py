@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]        # the repository, when installed with -e
 KINDS = {"text": "Text", "position": "Positions", "cache": "Caches", "state": "States", "params": "Parameters", "hybrid": "Hybrids"}
 ORACLE_KINDS = ("code", "golden", "closed-form", "published-number", "none")
+CHINESE = r"[\u4e00-\u9fff]"
 STATUS = {"checked": "checked", "not reproduced at toy scale": "not reproduced", "planned": "planned", "named only": "named only"}
 
 
@@ -188,8 +189,7 @@ class Card:
 
     def _repr_markdown_(self) -> str:
         s = self.s
-        lines = [f"**{s.name}**" + (f" · {s.name_zh}" if s.name_zh != s.name else "") + (f" · {s.year}" if s.year else "")
-                 + f" · kept: {KINDS[s.kind].lower()}", *(["", *_equations(s)] if s.equation else [])]
+        lines = [f"**{s.name}**{_names(s)} · kept: {KINDS[s.kind].lower()}", *(["", *_equations(s)] if s.equation else [])]
         lines += [f"- *Bytes.* {s.bytes}", f"- *Claim.* {s.claim}", f"- *Metric.* {s.metric}", f"- *Known before the run.* {s.expected}",
                   f"- *Checked against.* {s.oracle}", f"- *Status.* {s.status}"]
         lines += map(_correction, s.errata)
@@ -217,12 +217,11 @@ def section_table(section: str) -> str:
 
 def _box(s: System, label: bool) -> str:
     """One system as an admonition of the book: claim and equations in sight, the rest folded."""
-    zh = f" · {s.name_zh}" if s.name_zh != s.name else ""
     head = [f"{{cite:p}}`{','.join(s.paper)}`"] if s.paper else []
     head += ["added here, not in the survey"] if s.added else []
     head += [f"{{ref}}`lab <{s.notebook.partition('#')[2]}>`"] if s.built else []
     lines = [f"(card-{s.key})="] if label else []
-    lines += [f"::::{{admonition}} {s.name}{zh}{f' · {s.year}' if s.year else ''}", f":class: system kind-{s.kind}", "",
+    lines += [f"::::{{admonition}} {s.name}{_names(s)}", f":class: system kind-{s.kind}", "",
               " · ".join([f"`{s.key}`", f"**{s.status}**", *head]), ""]
     if s.claim:
         lines += [s.claim, ""]
@@ -234,8 +233,15 @@ def _box(s: System, label: bool) -> str:
     return "\n".join([*lines, "::::", ""])
 
 
+def _names(s: System) -> str:
+    """What stands behind the English name: the Chinese one, if it is another, and the year."""
+    return (f" · {s.name_zh}" if re.search(CHINESE, s.name_zh) else "") + (f" · {s.year}" if s.year else "")
+
+
 def _equations(s: System) -> list[str]:
-    return [r"\begin{gather}", "\\\\\n".join(s.equation.strip().splitlines()), r"\end{gather}", ""] if s.equation else []
+    """One row for each formula, so that they fit a narrow page; the number stands at the last of its line."""
+    rows = re.sub(r",\s*\\qquad\s*", r",\n", s.equation.strip()).splitlines()
+    return [r"\begin{gather*}", "\\\\\n".join(rows), r"\end{gather*}", ""] if rows else []
 
 
 def _corrections(s: System) -> list[str]:
@@ -265,7 +271,7 @@ def glossary() -> str:
     """English and Chinese names of headings and systems, as a Markdown table."""
     rows = {m[1].strip(): m[2] for s in systems().values() for part in " / ".join(s.sections).split(" / ")
             if (m := re.fullmatch(r"(?!Introduction)(.*?)\s*\((.*[\u4e00-\u9fff].*)\)", part))}
-    rows |= {s.name: s.name_zh for s in systems().values() if re.search(r"[\u4e00-\u9fff]", s.name_zh)}
+    rows |= {s.name: s.name_zh for s in systems().values() if re.search(CHINESE, s.name_zh)}
     return "\n".join(["| English | 中文 |", "|---|---|", *(f"| {en} | {zh} |" for en, zh in sorted(rows.items(), key=lambda r: r[0].lower()))]) + "\n"
 
 

@@ -61,20 +61,20 @@ def human_memory():
     fig.subplots_adjust(0, 0, 1, 1)
     ax.set(xlim=(0, 66), ylim=(0, 49))
     ax.axis("off")
-    for x, y, w, colour, name, people, model in (
-            (2, 36, 17, KIND_COLOUR["text"], "Sensory memory", "what the senses hold,\nfor a second or so", "the input; in the survey\nalso text outside"),
-            (24.5, 36, 17, KIND_COLOUR["cache"], "Working memory", "what one is thinking of,\nfor seconds", "the prompt, the cache,\nthe state"),
-            (47, 36, 17, KIND_COLOUR["params"], "Long-term memory", "what one knows,\nfor years", "the weights;\na store of text"),
-            (24.5, 18, 17, KIND_COLOUR["params"], "Declarative", "what one can tell", "facts in weights and text"),
-            (47, 18, 17, KIND_COLOUR["params"], "Non-declarative", "what one can do:\nskills, habits, priming", "skills in the weights"),
-            (13, 1, 17, KIND_COLOUR["params"], "Episodic", "what happened to me", "dialogues, dated notes"),
-            (36, 1, 17, KIND_COLOUR["params"], "Semantic", "what is so", "facts in weights, a wiki")):
-        ax.add_patch(_box(ax, x, y, w, 11.5, colour, "white"))
-        ax.text(x + .8, y + 9.9, name, size=9.5, weight="bold", color=colour, va="center")
-        ax.text(x + .8, y + 8.2, people, size=7.6, va="top", linespacing=1.2)
+    for x, y, w, h, colour, name, people, model in (
+            (2, 36, 17, 11.5, KIND_COLOUR["text"], "Sensory memory", "what the senses hold,\nfor a second or so", "the input; in the survey\nalso text outside"),
+            (24.5, 36, 17, 11.5, KIND_COLOUR["cache"], "Working memory", "what one is thinking of,\nfor seconds", "the prompt, the cache,\nthe state"),
+            (47, 36, 17, 11.5, KIND_COLOUR["params"], "Long-term memory", "what one knows,\nfor years", "the weights;\na store of text"),
+            (24.5, 19.5, 17, 10, KIND_COLOUR["params"], "Declarative", "what one can tell", "facts in weights and text"),
+            (47, 19.5, 17, 10, KIND_COLOUR["params"], "Non-declarative", "what one can do:\nskills, habits, priming", "skills in the weights"),
+            (13, 3, 17, 9.5, KIND_COLOUR["params"], "Episodic", "what happened to me", "dialogues, dated notes"),
+            (36, 3, 17, 9.5, KIND_COLOUR["params"], "Semantic", "what is so", "facts in weights, a wiki")):
+        ax.add_patch(_box(ax, x, y, w, h, colour, "white"))
+        ax.text(x + .8, y + h - 1.6, name, size=9.5, weight="bold", color=colour, va="center")
+        ax.text(x + .8, y + h - 3.3, people, size=7.6, va="top", linespacing=1.2)
         ax.text(x + .8, y + .7, model, size=7.6, va="bottom", style="italic", color="#444444", linespacing=1.2)
     for start, end, both in (((19, 41.7), (24.5, 41.7), False), ((41.5, 41.7), (47, 41.7), True), ((53, 36), (36, 29.5), False), ((55.5, 36), (55.5, 29.5), False),
-                             ((31, 18), (22, 12.5), False), ((35, 18), (44, 12.5), False)):
+                             ((31, 19.5), (22, 12.5), False), ((35, 19.5), (44, 12.5), False)):
         ax.annotate("", end, start, arrowprops={"arrowstyle": "<->" if both else "->", "color": "#444444", "lw": 1.2})
     ax.text(2, 31.5, "upright: people", size=7.6)
     ax.text(2, 29.5, "slanted: a language model", size=7.6, style="italic", color="#444444")
