@@ -6,9 +6,17 @@
     q = questions(sample)[0]
     evidence_recall(memory.read(q.text, words=250), q.evidence)
 
-One drawn session (seed 0), shortened; an arrow marks evidence, the lines between it are small talk that shares its words:
+A drawn session (seed 0), much shortened, and questions with their answers and evidence:
 
-@@EXAMPLE@@
+    3:55 pm on 19 September, 2023
+    D11:9   Farah: The day before yesterday I passed my driving test on the third attempt. …
+    D11:10  Dilan: The driving test? Tell me more, Farah!                  (an echo: short, many shared words, no evidence)
+    D11:17  Dilan: So, I am back from Chile, the mountains there are something else.
+    D11:19  Farah: Well, my taste has changed, I now prefer fish pie to anything else. …
+
+    On what date did Farah get a driving licence?       17 September 2023          D11:9
+    Which countries has Dilan visited?                  Chile, Morocco, Estonia    D11:17 D5:7 D3:13
+    What was Farah's favourite food before fish pie?    mushroom risotto           D10:9 D11:19
 
 Facts change (people move, change jobs), come in several parts, are told as "last Saturday", and are asked in other words than they were told.
 Categories as in LoCoMo: 1 several turns needed, 2 time, 3 needs common sense, 4 one turn, 5 asked about the wrong person (no answer).

@@ -20,7 +20,7 @@ from typing import Any
 
 HAN = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"     # Chinese characters, and kana
 TERM = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+")
-EACH_HAN = re.compile(rf"([{HAN}])")
+EACH_HAN = re.compile(rf"[{HAN}]")
 STOP = frozenset("""
 a an the and or but if nor so than then as of at by for from in into on onto to up down out off over under with without within about
 i me my mine myself you your yours yourself he him his himself she her hers herself it its itself we us our ours ourselves
@@ -56,7 +56,7 @@ class Unit:
     @cached_property
     def words(self) -> int:
         """Words of the text, as a budget counts them."""
-        return len(EACH_HAN.sub(r" \1 ", self.text).split())
+        return sum(any(map(str.isalnum, w)) for w in EACH_HAN.sub(r" \g<0> ", self.text).split())
 
 
 def expect_unit(record: object) -> Unit:
