@@ -105,6 +105,16 @@ def test_merged_is_unmerged(rank):
     torch.testing.assert_close(lora.read(lora.merge(state), x), lora.read(state, x), rtol=1e-12, atol=1e-13)
 
 
+def test_a_frozen_A_reads_merges_and_writes_alike():
+    _, state, batch = trained()
+    A = {n: w for n, w in state["trained"].items() if n[0] == "A"}
+    B = {n: w for n, w in state["trained"].items() if n[0] == "B"}
+    part = {**state, "frozen": state["frozen"] | A, "trained": B, "m": {n: state["m"][n] for n in B}, "v": {n: state["v"][n] for n in B}}
+    assert torch.equal(lora.read(part, batch[0]), lora.read(state, batch[0]))
+    assert torch.equal(lora.merge(part)["frozen"]["W2"], lora.merge(state)["frozen"]["W2"])
+    assert torch.equal(lora.write(part, batch)["trained"]["B2"], lora.write(state, batch)["trained"]["B2"])
+
+
 def test_the_change_has_the_rank_it_is_given():
     net, state, _ = trained(rank=3)
     change = lora.merge(state)["frozen"]["W1"] - net["W1"]

@@ -67,20 +67,24 @@ def read(state: State, x: Tensor) -> Tensor:
     """A forward pass, unmerged: (..., d_0) → (..., d_L), GELU between the layers. Raises ValueError naming x when it does not fit."""
     _fits(state, x)
     p = state["frozen"] | state["trained"]
+    h = x
     for i in range(1, _depth(p) + 1):
-        x = F.gelu(h) if i > 1 else x
+        x = F.gelu(h) if i > 1 else h
         h = x @ p[f"W{i}"].mT + p[f"c{i}"]
         if f"A{i}" in p:
-            h = h + (x @ p[f"A{i}"].mT @ p[f"B{i}"].mT) * _scale(state, i)        # (1)
+            A, B = p[f"A{i}"], p[f"B{i}"]
+            h = h + (x @ A.mT @ B.mT) * (state["alpha"].item() / len(A))          # (1)
     return h
 
 
 def merge(state: State) -> State:
     """Every adapter added to its matrix: nothing is left to train, ``frozen`` is an ordinary network again."""
-    net = dict(state["frozen"])
-    for i in range(1, _depth(net) + 1):
-        A, B = state["trained"][f"A{i}"], state["trained"][f"B{i}"]
-        net[f"W{i}"] = net[f"W{i}"] + B @ A * _scale(state, i)                    # (2)
+    p = state["frozen"] | state["trained"]
+    net = {n: w for n, w in p.items() if n[0] in "Wc"}
+    for i in range(1, _depth(p) + 1):
+        if f"A{i}" in p:
+            A, B = p[f"A{i}"], p[f"B{i}"]
+            net[f"W{i}"] = net[f"W{i}"] + B @ A * (state["alpha"].item() / len(A))    # (2)
     return _state(net, {}, state["alpha"])
 
 
@@ -136,10 +140,6 @@ def _gradients(state: State, batch: Batch) -> Net:
 
 def _depth(net: Net) -> int:
     return sum(name.startswith("W") for name in net)
-
-
-def _scale(state: State, i: int) -> float:
-    return state["alpha"].item() / state["trained"][f"A{i}"].shape[0]
 
 
 def _checked(net: Net) -> Net:
