@@ -1,0 +1,173 @@
+"""Made dialogues, the measure of evidence, and LoCoMo itself where MINIMEM_DATA names it."""
+import json
+import os
+import random
+import re
+
+import pytest
+
+from minimem import catalog
+from minimem.tasks import dialogue
+from minimem.tasks.dialogue import bootstrap, evaluate, evidence_recall, load, make, questions, sessions, turns
+from minimem.text.bm25 import BM25
+from minimem.text.unit import Unit, fill
+
+ALL = (1, 2, 3, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return make(n=4, seed=3)
+
+
+def test_the_same_seed_gives_the_same_chats():
+    assert make(2, seed=1) == make(2, seed=1) != make(2, seed=2)
+    assert make(3, seed=1)[:2] == make(2, seed=1)
+    with pytest.raises(ValueError, match="n=0"):
+        make(0)
+    with pytest.raises(ValueError, match="length=3"):
+        make(1, length=3)
+    assert len(sessions(make(1, length=4)[0])) == 4
+
+
+def test_seed_0_is_the_same_everywhere():
+    assert make(1, seed=0)[0]["qa"][0] == {"question": "Where does Dilan live now?", "answer": "Lima", "evidence": ["D9:13"], "category": 4}
+
+
+def test_the_drawn_example_is_what_seed_0_gives():
+    sample = make(1, seed=0)[0]
+    text = {u.id: u.text for u in turns(sample)}
+    asked = {(q.text, q.answer, " ".join(q.evidence)) for q in questions(sample)}
+    shown = re.findall(r"^    (D\d+:\d+) +(.*?[.!?])(?: …|  .*)?$", dialogue.__doc__, re.M)
+    drawn = re.findall(r"^    (\S.*\?)  +(\S.*?)  +(D[\dD: ]+)$", dialogue.__doc__, re.M)
+    assert len(shown) == 4 and len(drawn) == 3
+    assert all(text[i].startswith(said) for i, said in shown) and all((*d[:2], d[2].strip()) in asked for d in drawn)
+
+
+def test_schema(made):
+    for sample in made:
+        chat, said = sample["conversation"], sessions(sample)
+        days = [day for day, _ in said]
+        assert days == sorted(days) and len(set(days)) == 12
+        for i, (_, turns_) in enumerate(said, 1):
+            assert [t["dia_id"] for t in turns_] == [f"D{i}:{j + 1}" for j in range(len(turns_))]
+            assert {t["speaker"] for t in turns_} == {chat["speaker_a"], chat["speaker_b"]}
+            told = sample["observation"][f"session_{i}_observation"]
+            assert all(f in sample["session_summary"][f"session_{i}_summary"] for fs in told.values() for f, _ in fs)
+            assert {n: [f for f, _ in fs] for n, fs in told.items()} | {"date": sample["event_summary"][f"events_session_{i}"]["date"]} == \
+                sample["event_summary"][f"events_session_{i}"]
+        assert any("[image: " in u.text for u in turns(sample))
+
+
+def test_every_question_can_be_answered_from_its_evidence(made):
+    for sample in made:
+        said = {u.id: u for u in turns(sample)}
+        people = [sample["conversation"][f"speaker_{x}"] for x in "ab"]
+        for q in questions(sample, ALL):
+            asked = [n for n in people if n in q.text]
+            speakers = {said[e].meta["speaker"] for e in q.evidence}
+            assert speakers.isdisjoint(asked) if q.category == 5 else speakers == set(asked)
+            if q.category == 4 or q.category == 1 and "before" not in q.text:
+                assert all(any(v in said[e].text for v in q.answer.split(", ")) for e in q.evidence), q
+
+
+def test_an_old_value_is_no_evidence_for_now(made):
+    for sample in made:
+        said = {u.id: u for u in turns(sample)}
+        now = {q.text: q for q in questions(sample) if re.search(r"\bnow\b|these days|at the moment", q.text)}
+        for before in (q for q in questions(sample) if "living before" in q.text):
+            old, new = before.evidence
+            assert said[old].time < said[new].time
+            assert any(q.evidence == (new,) for q in now.values())
+
+
+def test_categories_and_size(made):
+    asked = [q.category for s in made for q in questions(s, ALL)]
+    assert all(asked.count(c) >= 10 for c in ALL)
+    assert all(250 <= len(turns(s)) <= 400 for s in made)
+
+
+def test_retrieval_is_neither_trivial_nor_hopeless(made):
+    found, *_ = bootstrap(evaluate(made, BM25, ks=(10,))["R@10"])
+    assert 0.35 < found < 0.8
+
+
+def test_evidence_ids_are_read_as_locomo_writes_them():
+    sample = {"qa": [{"question": "q", "answer": 2022, "evidence": e, "category": c} for e, c in
+                     [(["D8:6; D9:17"], 1), (["D:11:26", "D"], 1), (["D30:05", "D30:5"], 2), ([], 3), (["D1:1"], 5)]]}
+    assert [q.evidence for q in questions(sample)] == [("D8:6", "D9:17"), ("D11:26",), ("D30:5",)]
+    assert questions(sample)[0].answer == "2022"
+
+
+def test_evidence_recall():
+    units = [Unit("D1:1", "x"), Unit("S1", "y", "summary", ("D1:2", "D1:3"))]
+    assert evidence_recall(units, ["D1:1", "D1:3", "D9:9", "D9:8"]) == 0.5 and evidence_recall([], ["D1:1"]) == 0
+
+
+def test_evaluate_counts_what_was_read(made):
+    class Everything:
+        def __init__(self):
+            self.units = []
+
+        def write(self, unit):
+            self.units.append(unit)
+
+        def rank(self, query, k=None):
+            return self.units[:k]
+
+        def read(self, query, words):
+            return fill(self.units, words)
+
+    got = evaluate(made, Everything, ks=(10**6, 0), words=(10**6, 0))
+    assert {k: {x for v in r for x in v} for k, r in got.items()} == {"R@1000000": {1}, "R@0": {0}, "words 1000000": {1}, "words 0": {0}}
+    assert [len(v) for v in got["R@0"]] == [len(questions(s)) for s in made]
+
+
+def test_bootstrap_draws_conversations():
+    assert bootstrap([[0.5, 0.5], [0.5]]) == (0.5, 0.5, 0.5)
+    mean, low, high = bootstrap([[1.0] * 9, [0.0]])
+    assert mean == 0.9 and low == 0.0 and high == 1.0                   # over questions: 0.9; over conversations: one may be drawn alone
+    r = random.Random(0)
+    mean, low, high = bootstrap([[r.random() for _ in range(50)] for _ in range(10)])
+    assert low < mean < high and high - low < 0.15
+
+
+def test_load_needs_a_name(monkeypatch):
+    monkeypatch.delenv("MINIMEM_DATA", raising=False)
+    with pytest.raises(ValueError, match="set MINIMEM_DATA"):
+        load()
+
+
+def test_load_from_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIMEM_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no LoCoMo file at .*nowhere"):
+        load()
+    with pytest.raises(ValueError, match="no LoCoMo file at .*locomo10.json"):
+        load(tmp_path)
+
+
+GOOD = json.dumps(make(1, seed=0, length=4))
+
+
+@pytest.mark.parametrize("text", ["", GOOD[: len(GOOD) // 2], "[]", "{}", "7", "null", "[[]]", '["x"]', GOOD.replace('"dia_id"', '"id"'), GOOD.replace('"qa"', '"q"'),
+                                  re.sub(r"(\d+):(\d\d) (am|pm) on", "noon,", GOOD), GOOD.replace('"evidence": [', '"evidence": [7, ')])
+def test_a_damaged_file_is_one_clear_error(tmp_path, text):
+    (tmp_path / "locomo10.json").write_text(text)
+    with pytest.raises(ValueError, match="is damaged or not locomo10.json"):
+        load(tmp_path)
+
+
+def test_what_is_made_can_be_loaded(tmp_path):
+    (tmp_path / "mine.json").write_text(GOOD, encoding="utf8")
+    assert load(tmp_path / "mine.json") == make(1, seed=0, length=4)
+
+
+@pytest.mark.skipif("MINIMEM_DATA" not in os.environ, reason="MINIMEM_DATA names no LoCoMo file")
+def test_locomo_gives_the_stored_numbers():
+    samples, stored = load(), catalog.result("bm25")["data"]
+    assert (len(samples), sum(len(turns(s)) for s in samples), sum(len(questions(s)) for s in samples)) == (10, 5882, 1536)
+    for b, least in ((0.75, 57.0), (0.0, 59.5)):
+        for name, found in evaluate(samples, lambda b=b: BM25(b=b), ks=(10,), words=(500,)).items():
+            got = [round(100 * x, 1) for x in bootstrap(found)]
+            assert got == stored["systems"][f"BM25 b={b:g}"][name]
+            assert name != "R@10" or got[0] >= least
