@@ -1,0 +1,62 @@
+"""Linear attention: every key-value pair is added to one matrix, and a running sum of the keys says how much was added.
+
+    S_t = S_{t−1} + φ(k_t) v_tᵀ,   z_t = z_{t−1} + φ(k_t),   φ(x) = elu(x) + 1        (1)
+    o_t = S_tᵀ φ(q_t) / z_tᵀ φ(q_t)                                                  (2)
+
+Paper   Katharopoulos et al. 2020, arXiv:2006.16236.
+Differs no ε in the denominator: φ > 0 keeps it positive (φ is computed as x + 1 above 0 and e^x below, which never rounds to 0
+        before e^x itself does, near x = −100 in float32).
+Shapes  q, k: (..., T, K)   v: (..., T, V)   S: (..., K, V)   z: (..., K)
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import core, forms
+
+SHAPES = "q:TK k:TK v:TV"
+
+
+def init(K: int, V: int, lead: tuple[int, ...] = (), **like) -> dict[str, Tensor]:
+    """The empty memory: S (*lead, K, V) and z (*lead, K), all 0."""
+    return {"S": torch.zeros(*lead, K, V, **like), "z": torch.zeros(*lead, K, **like)}
+
+
+def phi(x: Tensor) -> Tensor:
+    """elu(x) + 1, positive."""
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+
+
+def step(state: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """One token: the definition."""
+    q, k = phi(q), phi(k)                                        # (1)
+    S = state["S"] + k[..., :, None] * v[..., None, :]           # (1)
+    z = state["z"] + k                                           # (1)
+    o = (q[..., None, :] @ S)[..., 0, :] / (q * z).sum(-1, keepdim=True)     # (2)
+    return {"S": S, "z": z}, o
+
+
+def _start(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """The state to start from, once everything fits."""
+    S, z = (None, None) if state is None else (state["S"], state["z"])
+    core.expect(SHAPES, q, k, v, state=S, state_shape="KV")
+    if state is None:
+        return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
+    core.expect("k:TK", k, state=z, state_shape="K")
+    return state
+
+
+def recurrent(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """(1) and (2) token by token. Returns o (..., T, V) and the state. Raises ValueError naming the argument that does not fit."""
+    return core.run(step, _start(q, k, v, state), q, k, v)
+
+
+def chunked(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None,
+            chunk: int = 64) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same values chunk by chunk; z is one more column of S, written with v = 1. Raises as ``recurrent``."""
+    state = _start(q, k, v, state)
+    both = torch.cat([state["S"], state["z"][..., None]], -1)
+    out, both = forms.gated(phi(q), phi(k), F.pad(v, (0, 1), value=1.0), state=both, chunk=chunk)
+    return out[..., :-1] / out[..., -1:], {"S": both[..., :-1], "z": both[..., -1]}
