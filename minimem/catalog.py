@@ -240,7 +240,7 @@ def _names(s: System) -> str:
 
 def _equations(s: System) -> list[str]:
     """One row for each formula, so that they fit a narrow page; the number stands at the last of its line."""
-    rows = re.sub(r",\s*\\q?quad\s*|\\q?quad(?=\\text\{\()", lambda m: m[0].split("\\")[0].strip() + "\n", s.equation.strip()).splitlines()
+    rows = re.sub(r"[,;]\s*\\q?quad\s*|\\q?quad(?=\\text\{\()", lambda m: m[0].split("\\")[0].strip() + "\n", s.equation.strip()).splitlines()
     return [r"\begin{align*}", "\\\\\n".join("& " + row for row in rows), r"\end{align*}", ""] if rows else []
 
 
