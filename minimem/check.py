@@ -9,6 +9,7 @@ Everything is compared in float64, where a wrong formula is never within toleran
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -145,7 +146,7 @@ def bad_input(form: Form, definition: Form, make: Make) -> None:
         try:
             form(*changed)
         except ValueError as e:
-            assert name in str(e), f"{what} of {name}: the message does not name it: {e}"
+            assert re.match(rf"\W*{name}\b", str(e)), f"{what} of {name}: the message does not begin with its name: {e}"
         else:
             raise AssertionError(f"{what} of {name} was accepted")
 

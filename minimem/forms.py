@@ -25,7 +25,7 @@ ROWS = 4096                 # tokens × heads worked on at once: what stays in t
 
 
 def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, state: Tensor | None = None,
-          chunk: int = 64) -> tuple[Tensor, Tensor]:
+          chunk: int = 32) -> tuple[Tensor, Tensor]:
     """The (gated) delta rule, one triangular solve a chunk; g = None is no decay. Returns out (..., T, V) and S (..., K, V).
 
     Keys must have unit norm (or b‖k‖² ≤ 2), else the recurrence itself diverges. Yang et al. 2024, arXiv:2406.06484 and 2412.06464.

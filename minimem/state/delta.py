@@ -39,7 +39,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Tensor | None =
     return core.run(step, state, q, k, v, b)
 
 
-def chunked(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Tensor | None = None, chunk: int = 64) -> tuple[Tensor, Tensor]:
+def chunked(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Tensor | None = None, chunk: int = 32) -> tuple[Tensor, Tensor]:
     """The same values chunk by chunk: T/chunk steps, each one triangular solve. Raises as ``recurrent``."""
     core.expect(SHAPES, q, k, v, b, state=state, state_shape="KV")
     return forms.delta(q, k, v, b, state=state, chunk=chunk)

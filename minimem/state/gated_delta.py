@@ -41,7 +41,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tens
 
 
 def chunked(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor | None = None,
-            chunk: int = 64) -> tuple[Tensor, Tensor]:
+            chunk: int = 32) -> tuple[Tensor, Tensor]:
     """The same values chunk by chunk: T/chunk steps, each one triangular solve. Raises as ``recurrent``."""
     core.expect(SHAPES, q, k, v, a, b, state=state, state_shape="KV")
     return forms.delta(q, k, v, b, a, state, chunk)
