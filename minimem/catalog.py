@@ -226,7 +226,7 @@ def _box(s: System, label: bool) -> str:
     if s.claim:
         lines += [s.claim, ""]
     lines += [*_equations(s), *_corrections(s)]
-    folded = {"Bytes": s.bytes, "Metric": s.metric, "Known before the run": s.expected, "Checked against": s.oracle,
+    folded = {"Bytes": s.bytes, "Metric": s.metric, "Known before the run": s.expected, "Checked against" if s.built else "To be checked against": s.oracle,
               "Stored results": ", ".join(f"`benchmarks/results/{r}.json`" for r in s.measured)}
     if s.claim:
         lines += [":::{dropdown} Bytes, measure, oracle", *[f"- *{name}.* {text}" for name, text in folded.items() if text], ":::", ""]
@@ -279,7 +279,7 @@ def listing() -> str:
     """Every system with its status, lab and oracle: one Markdown table for each kind."""
     lines = []
     for kind, title in KINDS.items():
-        lines += ["", f"## {title}", "", "| system | status | checked against |", "|---|---|---|"]
+        lines += ["", f"## {title}", "", "| system | status | checked against, once built |", "|---|---|---|"]
         for s in (s for s in systems().values() if s.kind == kind):
             lab = f", {{ref}}`lab <{s.notebook.partition('#')[2]}>`" if s.built else ""
             lines.append(f"| {{ref}}`{s.name} <card-{s.key}>` | {s.state}{lab} | {s.oracle.replace('|', chr(92) + '|')} |")
