@@ -132,6 +132,12 @@ def test_wrong_parameters(wrong, message):
         BM25(**wrong)
 
 
+def test_a_negative_number_of_units():
+    assert memory(["a cat"]).rank("cat", 0) == []
+    with pytest.raises(ValueError, match="k must be >= 0, saw -1"):
+        memory(["a cat"]).rank("cat", -1)
+
+
 def test_wrong_records_and_questions():
     with pytest.raises(ValueError, match="must be a Unit, saw str"):
         BM25().write("a cat")

@@ -60,6 +60,13 @@ class Impacts:
             np.add.at(s, self.doc[row], self.value[row])
         return s
 
+    def top(self, query: Iterable[int], k: int | None = None) -> np.ndarray:
+        """Numbers of the (k) best texts among those that share a term with the query, best first; of equals the older first."""
+        s = self.scores(query)
+        least = np.partition(s, -k)[-k] if k and k < len(s) else 0.0
+        found = np.flatnonzero((s >= least) & (s > 0))
+        return found[np.argsort(-s[found], kind="stable")][:k]
+
 
 class BM25:
     """A text memory: keeps every unit, reads by (2); the index is built again at the first read after a write.
@@ -97,16 +104,20 @@ class BM25:
         self._impacts = self._impacts or Impacts(self._terms, len(self._number), self.k1, self.b)
         return self._impacts
 
+    def numbers(self, query: str) -> list[int]:
+        """The question as term numbers; a term never written is left out."""
+        return [self._number[t] for t in self.tokenize(query) if t in self._number]
+
     def scores(self, query: str) -> np.ndarray:
-        """s(q, d) of every unit, in the order written; a term never written adds nothing."""
-        return self.impacts.scores([self._number[t] for t in self.tokenize(query) if t in self._number])
+        """s(q, d) of every unit, in the order written."""
+        return self.impacts.scores(self.numbers(query))
 
     def rank(self, query: str, k: int | None = None) -> list[Unit]:
-        """The (k) best units that share a term with the query, best first; of equals the older first."""
-        s, units = self.scores(query), list(self.units.values())
-        least = np.partition(s, -k)[-k] if k and k < len(s) else 0.0
-        found = np.flatnonzero((s >= least) & (s > 0))
-        return [units[i] for i in found[np.argsort(-s[found], kind="stable")][:k]]
+        """The (k) best units that share a term with the query, best first. Raises ValueError if k is negative."""
+        if k is not None and k < 0:
+            raise ValueError(f"k must be >= 0, saw {k!r}")
+        units = list(self.units.values())
+        return [units[i] for i in self.impacts.top(self.numbers(query), k)]
 
     def read(self, query: str, words: float = 500) -> list[Unit]:
         """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
