@@ -4,7 +4,7 @@ r"""LoRA: leave the weights alone and learn a thin correction beside each of the
     W = W₀ + (α/r) B A,   merged: the same h from one matrix, in the time of W₀     (2)
 
 The memory is a small network; a write is one step of Adam on the cross-entropy, a read a forward pass. What may change stands in
-``trained``, what may not in ``frozen``: :func:`init` freezes W₀ and trains A and B, :func:`full` trains the whole network.
+``trained``, what may not in ``frozen``: ``init`` freezes W₀ and trains A and B, ``full`` trains the whole network.
 
 Paper   Hu et al. 2021, arXiv:2106.09685, eq. 3. Rank against forgetting: Biderman et al. 2024, arXiv:2405.09673.
 Differs every matrix of a GELU network gets an adapter, its bias stays frozen; no dropout. A is normal with variance 1/d_in

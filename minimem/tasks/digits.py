@@ -12,7 +12,7 @@ r"""Permuted digits: the same ten labels, the pixels shuffled anew for every tas
 
 A network that learned task 0 must learn task 1 in the same weights, and no rule tells the tasks apart but the look of the input.
 
-Data    scikit-learn's ``load_digits``: 1,797 images of 8 × 8 pixels, inside the wheel (Alpaydin and Kaynak 1998, UCI)
+Source  scikit-learn's ``load_digits``: 1,797 images of 8 × 8 pixels, inside the wheel (Alpaydin and Kaynak 1998, UCI)
 Shapes  x: (N, 64) from 0 to 1   y: (N,) from 0 to 9
 """
 from __future__ import annotations
