@@ -70,14 +70,14 @@ def human_memory():
             (13, 3, 17, 9.5, KIND_COLOUR["params"], "Episodic", "what happened to me", "dialogues, dated notes"),
             (36, 3, 17, 9.5, KIND_COLOUR["params"], "Semantic", "what is so", "facts in weights, a wiki")):
         ax.add_patch(_box(ax, x, y, w, h, colour, "white"))
-        ax.text(x + .8, y + h - 1.6, name, size=9.5, weight="bold", color=colour, va="center")
-        ax.text(x + .8, y + h - 3.3, people, size=7.6, va="top", linespacing=1.2)
-        ax.text(x + .8, y + .7, model, size=7.6, va="bottom", style="italic", color="#444444", linespacing=1.2)
+        ax.text(x + .8, y + h - 1.6, name, size=10, weight="bold", color=colour, va="center")
+        ax.text(x + .8, y + h - 3.3, people, size=8.6, va="top", linespacing=1.2)
+        ax.text(x + .8, y + .7, model, size=8.6, va="bottom", style="italic", color="#444444", linespacing=1.2)
     for start, end, both in (((19, 41.7), (24.5, 41.7), False), ((41.5, 41.7), (47, 41.7), True), ((53, 36), (36, 29.5), False), ((55.5, 36), (55.5, 29.5), False),
                              ((31, 19.5), (22, 12.5), False), ((35, 19.5), (44, 12.5), False)):
         ax.annotate("", end, start, arrowprops={"arrowstyle": "<->" if both else "->", "color": "#444444", "lw": 1.2})
-    ax.text(2, 31.5, "upright: people", size=7.6)
-    ax.text(2, 29.5, "slanted: a language model", size=7.6, style="italic", color="#444444")
+    ax.text(2, 31.5, "upright: people", size=8.6)
+    ax.text(2, 29.5, "slanted: a language model", size=8.6, style="italic", color="#444444")
     return fig
 
 
