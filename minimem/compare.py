@@ -70,7 +70,7 @@ def rounded(x: Tensor, bits: int, axis: int = -2) -> Tensor:
 
 def accounts(memory: Any) -> dict[str, int]:
     """The five byte counts of one draw, measured."""
-    D = next((t.shape[0] for t in core.tensors(memory.kept)), 1)
+    D = getattr(memory, "draws", None) or next(core.tensors(memory.kept)).shape[0]
     return {name: _nbytes(getattr(memory, name, None)) // (1 if name == "reader" else D)
             for name in ("kept", "aux", "index", "reader", "transient")}
 
@@ -148,7 +148,8 @@ class Sentences:
     find: Callable[[Any, str], str | None]
     parts: Callable[[Any], dict[str, Any]] = lambda store: {}   # what it keeps beside the text, and its index
     stores: list[Any] = field(default_factory=list)
-    text: bytes = b""
+    text: bytes = b""                                           # of the first draw, which alone is counted
+    draws: int = 1
 
     def write(self, sentences: list[list[str]]) -> None:
         self.stores, self.text = [self.open(s) for s in sentences], "\n".join(sentences[0]).encode()
@@ -183,6 +184,41 @@ def bm25_text() -> Sentences:
     """Finds the sentence with the most rare words of the question."""
     return Sentences(_bm25, lambda m, q: next((u.text for u in m.rank(q, 1)), None),
                      lambda m: {"index": bytes(m.sizes()["index"] + m.sizes()["vocabulary"])})
+
+
+# what a reader knows about words, whatever the facts: a vector for each attribute and its synonym, equal for the two
+def _meaning(text: str) -> Tensor:
+    table = {w: i for i, pair in enumerate(facts.ATTRIBUTES.items()) for w in pair}
+    return torch.eye(8)[[table[w] for w in text.lower().rstrip(".?").split() if w in table]].sum(0)
+
+
+def _synonyms(sentences: list[str]) -> dict[str, Any]:
+    return {"bm25": _bm25(sentences), "sentences": sentences, "vectors": torch.stack([_meaning(s) for s in sentences])}
+
+
+def synonym_text() -> Sentences:
+    """BM25 plus the likeness of 8-number vectors of a reader that knows which words mean the same."""
+    def find(m: dict[str, Any], q: str) -> str:
+        s = torch.from_numpy(m["bm25"].scores(q)).float()
+        return m["sentences"][int((s / s.max().clamp(min=1e-9) + m["vectors"] @ _meaning(q)).argmax())]
+    return Sentences(_synonyms, find, lambda m: {"kept": m["vectors"]})
+
+
+def _trigrams(sentences: list[str]) -> dict[str, Any]:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), dtype=np.float32)
+    counts = words.fit_transform(sentences)
+    svd = TruncatedSVD(min(128, len(sentences) - 1), random_state=0).fit(counts)
+    return {"words": words, "svd": svd, "sentences": sentences, "vectors": F.normalize(torch.from_numpy(svd.transform(counts)).float(), dim=-1)}
+
+
+def trigram_text() -> Sentences:
+    """Vectors of runs of 3 and 4 letters, fitted on the facts: their vocabulary and components are kept as well."""
+    def find(m: dict[str, Any], q: str) -> str:
+        v = torch.from_numpy(m["svd"].transform(m["words"].transform([q]))).float()
+        return m["sentences"][int((m["vectors"] @ v[0]).argmax())]
+    return Sentences(_trigrams, find, lambda m: {"kept": [m["vectors"], m["svd"].components_, m["words"].idf_, "".join(m["words"].vocabulary_).encode()]})
 
 
 # ------------------------------------------------------------------ memories of vectors: a cache, a state, a solved matrix, a network
@@ -326,9 +362,7 @@ class LeastSquares(Vectors):
         self.kept = pack(W + _solve(self.aux, k.mT @ (v - k @ W)), self.bits)       # minimises Σ ‖v − Wᵀk‖² over all facts so far
 
     def edit(self, k: Tensor, v: Tensor) -> None:
-        """ROME: make Wᵀk = v exactly, disturbing the other stored keys least: W += G⁻¹k (kᵀG⁻¹k)⁻¹ (v − Wᵀk)ᵀ."""
-        W, Gk = unpack(self.kept, self.bits, self.d_v), _solve(self.aux, k.mT)
-        self.kept = pack(W + Gk @ _solve(k @ Gk + 1e-6 * torch.eye(k.shape[-2]), v - k @ W), self.bits)
+        self.kept = pack(rome(unpack(self.kept, self.bits, self.d_v), self.aux, k, v), self.bits)
 
     def forget(self, keys: Tensor) -> None:
         k = facts.encode(keys, self.d_k)
@@ -340,6 +374,13 @@ class LeastSquares(Vectors):
     def operations(self, N: int) -> tuple[float, float]:
         n = min(N, self.d_k)                                    # the smaller of the two linear systems
         return 2 * n * self.d_k + 2 / 3 * n**3 / N, 2 * self.d_k * self.d_v
+
+
+def rome(W: Tensor, G: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """ROME's edit: make kW = v exactly and disturb the other stored keys least: W + G⁻¹kᵀ (k G⁻¹kᵀ)⁻¹ (v − kW)."""
+    k, v, W = k.double(), v.double(), W.double()
+    Gk = torch.linalg.solve(G.double(), k.mT)
+    return (W + Gk @ torch.linalg.solve(k @ Gk, v - k @ W)).float()
 
 
 def _solve(A: Tensor, B: Tensor) -> Tensor:
@@ -407,7 +448,7 @@ class Net(Vectors):
         self.keep(weights)
 
     def read(self, keys: Tensor) -> Tensor:
-        return self.scores(forward(self.inputs(keys), self.weights))
+        return self.scores(fitted(self, keys))
 
     def operations(self, N: int) -> tuple[float, float]:
         P = sum(w[0].numel() for w in self.weights)
@@ -423,6 +464,11 @@ def forward(x: Tensor, weights: list[Tensor]) -> Tensor:
     for w in weights[:-1]:
         x = _with_1((x @ w).relu())
     return x @ weights[-1]
+
+
+def fitted(net: Net, keys: Tensor) -> Tensor:
+    """The logits of a trained network for these keys."""
+    return forward(net.inputs(keys), net.weights)
 
 
 def _newest(old: Any, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -447,10 +493,9 @@ class EditedNet(Net):
         h = _with_1((self.inputs(keys) @ w[0]).relu())
         if first:
             self.aux = h.mT @ h + self.ridge * torch.eye(h.shape[-1])
-            self.sure = (h @ w[1]).abs().mean()
+            self.sure = (h @ w[1]).abs().mean()                 # how far from 0 a sure answer is
         else:
-            Gh, wanted = _solve(self.aux, h.mT), (2 * target - 1) * self.sure
-            self.keep([w[0], w[1] + Gh @ _solve(h @ Gh + 1e-4 * torch.eye(h.shape[1]), wanted - h @ w[1])])
+            self.keep([w[0], rome(w[1], self.aux, h, (2 * target - 1) * self.sure)])
 
 
 # ------------------------------------------------------------------ one trial, and the largest load that is still answered
