@@ -242,8 +242,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
         size = 1 if window is None else hi - lo                           # a window is one group of keys; all keys are many
         for n in range(lo, hi, size):
             j = at[n * block:(n + size) * block]
-            whole = sinks <= n * block and (n + size) * block <= first + 1 and end - n * block <= W
-            visible = None if whole else (j <= i) & (i - j < W) & (j >= sinks)
+            past = window is None and (n + 1) * block <= first + 1        # all of it is seen by all of the queries
+            visible = None if past else (j <= i) & (i - j < W) & (j >= sinks)
             parts.append(softmax_read(q, torch.cat(ks[n:n + size], -2), torch.cat(vs[n:n + size], -2), visible))
         return reduce(merge, parts)
 

@@ -42,6 +42,16 @@ def test_equals_the_dense_formula(window, sinks, T, M, block):
     torch.testing.assert_close(*grads, **check.EXACT)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+def test_every_small_size(block):
+    """Edges of blocks, windows, sinks and caches in every relative position."""
+    for M, W, sinks in itertools.product(range(1, 9), (None, *range(1, 8)), (0, 1, 3)):
+        q, k, v = qkv(M, lead=())
+        for T in {1, M // 2 + 1, M}:
+            got = attend(q[-T:], k, v, W, sinks, block=block)
+            torch.testing.assert_close(got, by_hand(q[-T:], k, v, mask(T, M, W, sinks)), **check.EXACT)
+
+
 @pytest.mark.parametrize("window, sinks", CASES)
 def test_equals_sdpa_in_float32(window, sinks):
     q, k, v = qkv(300, dtype=torch.float32)
