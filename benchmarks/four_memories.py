@@ -14,8 +14,28 @@ from record import record
 
 from minimem import recall
 from minimem.compare import (
-    CALIBRATION, SEEDS, Cache, EditedNet, LeastSquares, Net, State, Table, accounts, additive, best, bm25_text, cuckoo, delta, exact_text, fitted,
-    largest, log, synonym_text, trial, trigram_text, xor,
+    CALIBRATION,
+    SEEDS,
+    Cache,
+    EditedNet,
+    LeastSquares,
+    Net,
+    State,
+    Table,
+    accounts,
+    additive,
+    best,
+    bm25_text,
+    cuckoo,
+    delta,
+    exact_text,
+    fitted,
+    largest,
+    log,
+    synonym_text,
+    trial,
+    trigram_text,
+    xor,
 )
 from minimem.tasks import facts
 
@@ -26,10 +46,10 @@ ALL = (*SEEDS, CALIBRATION)
 
 def told(t, budget, shape=""):
     """One point of a line, rounded to what is stable."""
-    write, read, touched = t.memory.cost(t.N)
+    (write, read), counts = t.memory.cost(t.N), accounts(t.memory)
     return {"budget": budget, "N": t.N, "shape": shape, "per_byte": [round(x, 4) for x in t.per_byte.tolist()],
-            "accuracy": round(float(t.accuracy.mean()), 3), **accounts(t.memory), "write": float(f"{write:.2g}"), "read": float(f"{read:.2g}"),
-            "touched": round(touched)}
+            "accuracy": round(float(t.accuracy.mean()), 3), **counts, "write": float(f"{write:.2g}"), "read": float(f"{read:.2g}"),
+            "touched": getattr(t.memory, "touched", None) or counts["kept"]}
 
 
 def steps(lo, hi, factor):
@@ -39,15 +59,15 @@ def steps(lo, hi, factor):
 def headline(name, kind, bits, configs, budget, fine=1.09):
     """Choose the configuration on the calibration facts, then the largest load that all draws together still answer at .90."""
     def tuned(c):
-        tried = [trial(lambda: c["make"](n), n, seeds=()) for n in c["loads"]]
+        tried = [trial(c["make"](n), n, seeds=()) for n in c["loads"]]
         return max(((t.tuning[0], t.N) for t in tried if t.tuning[1] >= 0.9), default=(0, tried[0].N)), max(t.tuning[0] for t in tried)
     tried = [(*tuned(c), c) for c in configs]
     (_, n), _, c = max(tried, key=lambda x: (x[0][0], x[1]))
     around = [n] if fine is None else steps(max(2, n / fine**3), n * fine**5, fine)
-    runs = [trial(lambda m=m: c["make"](m), m) for m in around]
+    runs = [trial(c["make"](m), m) for m in around]
     chosen = best(runs)
     point = told(chosen or runs[0], budget, c["shape"]) | {"reached": chosen is not None}
-    peak = max([*runs, *(trial(lambda m=m: c["make"](m), m) for m in c.get("beyond", []))], key=lambda t: float(t.bits.mean()))
+    peak = max([*runs, *(trial(c["make"](m), m) for m in c.get("beyond", []))], key=lambda t: float(t.bits.mean()))
     point["at_any_accuracy"] = {"N": peak.N, "per_byte": round(float(peak.per_byte.mean()), 4), "accuracy": round(float(peak.accuracy.mean()), 3)}
     print(f"{name:34} {budget:6} B  {point['shape']:16} N={point['N']:6} accuracy {point['accuracy']:.3f}  {sum(point['per_byte']) / 3:.3f} bits/byte", flush=True)
     return {"name": name, "kind": kind, "bits": bits, **point}
@@ -58,7 +78,7 @@ def flat(name, kind, make, loads, budget, shape=""):
     runs = []
     for n in loads:
         try:
-            runs.append(trial(lambda n=n: make(n), n))
+            runs.append(trial(make(), n))
         except ValueError:                                       # a static function that cannot be built
             break
     t = best(runs)
@@ -69,13 +89,13 @@ def flat(name, kind, make, loads, budget, shape=""):
 def tables():
     rows = []
     for B in [*BUDGETS, 2**20]:
-        rows.append(flat("XOR static function", "text", lambda n: xor(B), [int(B * x) for x in (0.6, 0.65, 0.7, 0.75, 0.78, 0.8, 0.805, 0.81)], B))
+        rows.append(flat("XOR static function", "text", partial(xor, B), [int(B * x) for x in (0.6, 0.65, 0.7, 0.75, 0.78, 0.8, 0.805, 0.81)], B))
         if B < 2**20:
             for f in (12, 6):
-                rows.append(flat(f"cuckoo, {f}-bit fingerprint", "text", lambda n: cuckoo(B, f), [int(B * 8 / (f + 8) * x) for x in (0.9, 0.95, 0.97)], B))
-            rows.append(flat("log, exact key", "text", lambda n: log(B // 9), [B // 9], B))
+                rows.append(flat(f"cuckoo, {f}-bit fingerprint", "text", partial(cuckoo, B, f), [int(B * 8 / (f + 8) * x) for x in (0.9, 0.95, 0.97)], B))
+            rows.append(flat("log, exact key", "text", partial(log, B // 9), [B // 9], B))
             if B <= 2**14:
-                rows.append(flat("log, nearest key", "text", lambda n: log(B // 9, 12), [B // 9], B))
+                rows.append(flat("log, nearest key", "text", partial(log, B // 9, 12), [B // 9], B))
     return rows
 
 
@@ -165,11 +185,10 @@ def nets():
 
 def writing():
     """A 4 KiB state of 32-bit numbers, written more and more often (128 rows, 8 columns)."""
-    rows, shape = [], "128x8"
+    rows, shape, loads = [], "128x8", steps(16, 180, 1.19)
     for p in (1, 2, 4, 16, 64):
-        grid = [{"make": lambda n: State(128, 8, rule=delta, passes=p), "shape": shape, "loads": steps(16, 180, 1.19)}]
-        rows.append(headline(f"delta, {p} passes", "state", 32, grid, 2**12, 1.03))
-    rows.append(headline("additive", "state", 32, [{"make": lambda n: State(128, 8), "shape": shape, "loads": steps(16, 180, 1.19)}], 2**12, 1.03))
+        rows.append(headline(f"delta, {p} passes", "state", 32, [{"make": lambda n, p=p: State(128, 8, rule=delta, passes=p), "shape": shape, "loads": loads}], 2**12, 1.03))
+    rows.append(headline("additive", "state", 32, [{"make": lambda n: State(128, 8), "shape": shape, "loads": loads}], 2**12, 1.03))
     rows.append(headline("least squares", "params", 32, [solved_of(2**12, 8, 32, 1e-4, (1, 1.1, 1.2))], 2**12, 1.03))
     rows.append(headline("logistic read-out", "params", 32, [readout_of(2**12, 32, r, 3000, (1, 1.2, 1.4, 1.6, 1.8)) for r in (0.03, 0.06)], 2**12, 1.04))
     return rows
@@ -182,8 +201,9 @@ def exposures():
         for offered in (2.0, 2.4, 2.8):
             for e in (10, 30, 100, 300, 1000, 3000, 6000):
                 n = round(P * offered / 8)
-                rate = max((0.01, 0.03, 0.06, 0.12), key=lambda r: trial(lambda: Net(32, 24, bits, e, r), n, seeds=()).tuning[0])
-                t = trial(lambda: Net(32, 24, bits, e, rate), n)
+                tried = {r: trial(Net(32, 24, bits, e, r), n, seeds=()).tuning[0] for r in (0.01, 0.03, 0.06, 0.12)}
+                rate = max(tried, key=tried.get)
+                t = trial(Net(32, 24, bits, e, rate), n)
                 rows.append({"bits": bits, "offered": offered, "exposures": e, "rate": rate, "per_weight": [round(x, 3) for x in (t.bits / P).tolist()],
                              "accuracy": round(float(t.accuracy.mean()), 3)})
                 print(rows[-1], flush=True)
@@ -195,7 +215,7 @@ def precision():
     rows = []
     for name, rule in (("additive", additive), ("delta", delta)):
         for bits, at_end in ((32, False), (8, False), (4, False), (4, True)):
-            t = trial(lambda: State(508, 8, bits, rule, at_end=at_end), 96)
+            t = trial(State(508, 8, bits, rule, at_end=at_end), 96)
             rows.append({"rule": name, "bits": bits, "at_end": at_end, "per_fact": [round(x, 2) for x in (t.bits / 96).tolist()]})
             print(rows[-1], flush=True)
     return rows
@@ -205,7 +225,7 @@ def overload():
     """Additive, 512 x 8 numbers of 32 bits: the most bits are a memory that answers nothing."""
     rows = []
     for n in (128, 256, 512, 1024, 2048, 4096, 8192, 16384):
-        t = trial(lambda: State(512, 8), n, asked=16384)
+        t = trial(State(512, 8), n, asked=16384)
         rows.append({"N": n, "bits": [round(x) for x in t.bits.tolist()], "accuracy": round(float(t.accuracy.mean()), 3)})
         print(rows[-1], flush=True)
     return rows
@@ -278,6 +298,12 @@ def behaviour(make, seeds, N=128):
     return row
 
 
+def merit(candidate):
+    """How good a shape is, on the calibration facts: on fresh questions first, among equals after rewriting."""
+    r = behaviour(candidate[1], (CALIBRATION,))
+    return round(float(r["fresh"]) * 10), float(r["newest"] + r["untouched"])
+
+
 def net_in(B, cls, d_k, **options):
     h = largest(lambda n: cls(d_k, n), B, 1)
     return f"{d_k}-{h}-8 {options}", lambda: cls(d_k, h, 32, 400, 0.01, **options)
@@ -303,9 +329,6 @@ def questions(B=2**14):
     }
     rows = []
     for name, (kind, grid) in candidates.items():
-        def merit(candidate):                                    # on the calibration facts: fresh first, then after rewriting
-            r = behaviour(candidate[1], (CALIBRATION,))
-            return round(float(r["fresh"]) * 10), float(r["newest"] + r["untouched"])
         shape, make = max(grid, key=merit) if len(grid) > 1 else grid[0]
         row = behaviour(make, ALL)
         rows.append({"name": name, "kind": kind, "shape": shape, **row.pop("accounts"), **{k: [round(x, 2) for x in v[:-1].tolist()] for k, v in row.items()}})
