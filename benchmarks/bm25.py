@@ -3,7 +3,6 @@
 OMP_NUM_THREADS=1 python benchmarks/bm25.py
 """
 import os
-import random
 import time
 from statistics import median
 
@@ -16,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from minimem.tasks import dialogue
 from minimem.text.bm25 import BM25, Impacts
-from minimem.text.unit import fill, tokens
+from minimem.text.unit import tokens
 
 KS, WORDS, PACKAGES = (1, 5, 10, 25, 50), (250, 500, 1000, 2000, 4000), ("minimem", "numpy", "scipy", "scikit-learn", "bm25s", "rank-bm25")
 
@@ -29,30 +28,7 @@ def stopped(text):
     return tokens(text, stem=str)
 
 
-class Recent:
-    """The newest turns, whatever is asked."""
-
-    def __init__(self):
-        self.units = []
-
-    def write(self, unit):
-        self.units.append(unit)
-
-    def rank(self, query, k=None):
-        return self.units[::-1][:k]
-
-    def read(self, query, words):
-        return fill(self.rank(query), words)
-
-
-class Random(Recent):
-    """Any turns, whatever is asked."""
-
-    def rank(self, query, k=None):
-        return random.Random(f"{SEED} {query}").sample(self.units, len(self.units))[:k]
-
-
-class LSA(Recent):
+class LSA(dialogue.Recent):
     """256 numbers a turn: TF-IDF and a truncated SVD fitted on the conversation, cosine."""
 
     def rank(self, query, k=None):
@@ -78,13 +54,12 @@ def minus(a, b):
 
 
 def locomo(samples):
-    global SEED
     made = {f"BM25 b={b:g}": lambda b=b: BM25(b=b) for b in (0.75, 0.0, 0.25, 0.5, 1.0)}
     made |= {f"{name} b={b:g}": lambda b=b, t=t: BM25(b=b, tokenize=t) for name, t in (("raw tokens", raw), ("stop words dropped", stopped)) for b in (0.75, 0.0)}
-    made |= {"LSA-256": LSA, "most recent": Recent} | {f"random, seed {s}": Random for s in range(3)}
+    made |= {"LSA-256": LSA, "most recent": dialogue.Recent}
+    made |= {f"random, seed {s}": type("Random", (dialogue.Random,), {"seed": s}) for s in range(3)}
     found = {}
     for name, memory in made.items():
-        SEED = name[-1]
         found[name] = dialogue.evaluate(samples, memory, KS, WORDS)
         print(name, percent(found[name]["R@10"]), flush=True)
     asked = [[q.category for q in dialogue.questions(s)] for s in samples]

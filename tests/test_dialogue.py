@@ -8,9 +8,9 @@ import pytest
 
 from minimem import catalog
 from minimem.tasks import dialogue
-from minimem.tasks.dialogue import bootstrap, evaluate, evidence_recall, load, make, questions, sessions, turns
+from minimem.tasks.dialogue import Random, Recent, bootstrap, evaluate, evidence_recall, load, make, questions, sessions, turns
 from minimem.text.bm25 import BM25
-from minimem.text.unit import Unit, fill
+from minimem.text.unit import Unit
 
 ALL = (1, 2, 3, 4, 5)
 
@@ -105,22 +105,19 @@ def test_evidence_recall():
 
 
 def test_evaluate_counts_what_was_read(made):
-    class Everything:
-        def __init__(self):
-            self.units = []
-
-        def write(self, unit):
-            self.units.append(unit)
-
-        def rank(self, query, k=None):
-            return self.units[:k]
-
-        def read(self, query, words):
-            return fill(self.units, words)
-
-    got = evaluate(made, Everything, ks=(10**6, 0), words=(10**6, 0))
+    got = evaluate(made, Recent, ks=(10**6, 0), words=(10**6, 0))
     assert {k: {x for v in r for x in v} for k, r in got.items()} == {"R@1000000": {1}, "R@0": {0}, "words 1000000": {1}, "words 0": {0}}
     assert [len(v) for v in got["R@0"]] == [len(questions(s)) for s in made]
+
+
+def test_baselines_do_not_listen(made):
+    new, any_ = Recent(), Random()
+    for unit in turns(made[0]):
+        new.write(unit)
+        any_.write(unit)
+    assert new.rank("x", 2) == [turns(made[0])[-1], turns(made[0])[-2]]
+    assert any_.rank("x") == any_.rank("x") != any_.rank("y") and set(map(id, any_.rank("x"))) == set(map(id, any_.units))
+    assert sum(u.words for u in any_.read("x", 50)) <= 50
 
 
 def test_bootstrap_draws_conversations():

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..text.unit import Unit
+from ..text.unit import Unit, fill
 from .dialogue_people import GOODBYES, GREETINGS, NAMES, OPENINGS, PLANS, REACTIONS, SMALL_TALK, TAILS, Fact, date
 
 ANSWERABLE = (1, 2, 3, 4)
@@ -129,6 +129,31 @@ def evaluate(samples: list[dict[str, Any]], memory: Callable[[], Any], ks: Itera
         for w in words:
             out[f"words {w}"].append([evidence_recall(m.read(q.text, w), q.evidence) for q in asked])
     return out
+
+
+class Recent:
+    """A text memory that does not listen: the newest units, whatever is asked."""
+
+    def __init__(self) -> None:
+        self.units: list[Unit] = []
+
+    def write(self, record: Unit) -> None:
+        self.units.append(record)
+
+    def rank(self, query: str, k: int | None = None) -> list[Unit]:
+        return self.units[::-1][:k]
+
+    def read(self, query: str, words: float = 500) -> list[Unit]:
+        return fill(self.rank(query), words)
+
+
+class Random(Recent):
+    """A text memory that does not listen: any units, the same for the same question and seed."""
+
+    seed = 0
+
+    def rank(self, query: str, k: int | None = None) -> list[Unit]:
+        return random.Random(f"{self.seed} {query}").sample(self.units, len(self.units))[:k]
 
 
 def bootstrap(values: list[list[float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
