@@ -286,6 +286,23 @@ def listing() -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def speed() -> str:
+    """What was measured about speed: every ``benchmarks/results/*speed*.json``, as Markdown tables."""
+    def rows(name: str, node: Any) -> list[str]:
+        if isinstance(node, dict):
+            return [f"| **{name}** | |", *(r for k, v in node.items() for r in rows(k, v))]
+        values = node if isinstance(node, list) else [node]
+        shown = ", ".join(f"{v:,.3g}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in values)
+        return [f"| {name} | {shown} |"]
+    lines = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*speed*.json")):
+        r = result(path.stem)
+        lines += ["", f"## {path.stem.replace('_', ' ').removesuffix('speed').strip() or 'All'}", "",
+                  f"`{r.get('command', '')}`, {r.get('date', '')}, {r.get('cpu', '')}, {r.get('cores', '?')} cores.", "",
+                  "| measured | value |", "|---|---|", *(line for k, v in r["data"].items() for line in rows(k, v))]
+    return "\n".join(lines).strip() + "\n"
+
+
 def api() -> dict[str, str]:
     """Pages of the modules, from their docstrings. The adapters in ``fast/`` are left out: they import what may not be installed."""
     def module(path: Path) -> str:
@@ -306,7 +323,7 @@ def tables() -> list[Path]:
     out = ROOT / "book" / "generated"
     out.mkdir(exist_ok=True)
     pages = {slug(x): section_table(x) for s in systems().values() for x in s.sections}
-    pages |= {"coverage": coverage() + "\n", "systems": listing(), "errata": errata(), "glossary": glossary()} | api()
+    pages |= {"coverage": coverage() + "\n", "systems": listing(), "errata": errata(), "glossary": glossary(), "speed": speed()} | api()
     readme = (ROOT / "README.md").read_text(encoding="utf8")
     todo = {out / f"{name}.md": text for name, text in pages.items()}
     todo[ROOT / "README.md"] = re.sub(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", lambda m: m[1] + coverage() + "\n" + m[2], readme, flags=re.S)

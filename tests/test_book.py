@@ -53,7 +53,7 @@ def test_every_section_is_shown_once():
     sections = {catalog.slug(x) for s in catalog.systems().values() for x in s.sections}
     assert sorted(sections - set(shown)) == []
     assert sorted(x for x in set(shown) if shown.count(x) > 1) == []
-    known = sections | {"coverage", "systems", "errata", "glossary"} | set(catalog.api())
+    known = sections | {"coverage", "systems", "errata", "glossary", "speed"} | set(catalog.api())
     assert sorted(set(shown) - known) == []
 
 
