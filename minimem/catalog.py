@@ -287,20 +287,36 @@ def listing() -> str:
 
 
 def speed() -> str:
-    """What was measured about speed: every ``benchmarks/results/*speed*.json``, as Markdown tables."""
-    def rows(name: str, node: Any) -> list[str]:
-        if isinstance(node, dict):
-            return [f"| **{name}** | |", *(r for k, v in node.items() for r in rows(k, v))]
-        values = node if isinstance(node, list) else [node]
-        shown = ", ".join(f"{v:,.3g}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in values)
-        return [f"| {name} | {shown} |"]
+    """What was measured about speed, stored in ``benchmarks/results``, as Markdown tables."""
     lines = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*speed*.json")):
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        if not re.fullmatch(r".*speed.*|states", path.stem):
+            continue
         r = result(path.stem)
-        lines += ["", f"## {path.stem.replace('_', ' ').removesuffix('speed').strip() or 'All'}", "",
-                  f"`{r.get('command', '')}`, {r.get('date', '')}, {r.get('cpu', '')}, {r.get('cores', '?')} cores.", "",
-                  "| measured | value |", "|---|---|", *(line for k, v in r["data"].items() for line in rows(k, v))]
+        lines += ["", f"## {path.stem.replace('_', ' ').removesuffix('speed').strip().capitalize()}", "",
+                  f"`{r['command']}`, {r['date']}, {r['cpu']}, {r['cores']} cores.", "",
+                  "| measured | value |", "|---|---|", *(line for k, v in r["data"].items() for line in _rows(k, v))]
     return "\n".join(lines).strip() + "\n"
+
+
+def _rows(name: str, node: Any) -> list[str]:
+    """A stored number, list or dict as rows of a table of two columns."""
+    if isinstance(node, dict):
+        return [f"| **{name}** | |", *(r for k, v in node.items() for r in _rows(k, v))]
+    if isinstance(node, list) and any(isinstance(x, dict) for x in node):
+        plain = [{k: v for k, v in x.items() if not isinstance(v, dict)} for x in node]
+        return [r for x, p in zip(node, plain) for r in (
+            [f"| **{_shown(p)}** | |", *(r for k, v in x.items() if k not in p for r in _rows(k, v))] if len(p) < len(x) else
+            [f"| {_shown({k: v for k, v in p.items() if isinstance(v, str)})} | {_shown({k: v for k, v in p.items() if not isinstance(v, str)})} |"])]
+    return [f"| {name} | {_shown(node)} |"]
+
+
+def _shown(x: Any) -> str:
+    if isinstance(x, dict):
+        return ", ".join(_shown(v) if isinstance(v, str) else f"{k} {_shown(v)}" for k, v in x.items())
+    if isinstance(x, list):
+        return ", ".join(map(_shown, x))
+    return f"{x:,.3g}" if isinstance(x, float) else f"{x:,}" if isinstance(x, int) else str(x)
 
 
 def api() -> dict[str, str]:
