@@ -292,8 +292,8 @@ def speed() -> str:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         if not re.fullmatch(r".*speed.*|states", path.stem):
             continue
-        r = result(path.stem)
-        lines += ["", f"## {path.stem.replace('_', ' ').removesuffix('speed').strip().capitalize()}", "",
+        r, key = result(path.stem), path.stem.removesuffix("_speed")
+        lines += ["", f"## {systems()[key].name if key in systems() else key.capitalize()}", "",
                   f"`{r['command']}`, {r['date']}, {r['cpu']}, {r['cores']} cores.", "",
                   "| measured | value |", "|---|---|", *(line for k, v in r["data"].items() for line in _rows(k, v))]
     return "\n".join(lines).strip() + "\n"
@@ -316,7 +316,7 @@ def _shown(x: Any) -> str:
         return ", ".join(_shown(v) if isinstance(v, str) else f"{k} {_shown(v)}" for k, v in x.items())
     if isinstance(x, list):
         return ", ".join(map(_shown, x))
-    return f"{x:,.3g}" if isinstance(x, float) else f"{x:,}" if isinstance(x, int) else str(x)
+    return (f"{x:,.3g}" if abs(x) < 1000 else f"{x:,.0f}") if isinstance(x, float) else f"{x:,}" if isinstance(x, int) else str(x)
 
 
 def api() -> dict[str, str]:
