@@ -92,7 +92,7 @@ class Xor:
 
 
 class Cuckoo:
-    """Buckets of 4 slots, each a fingerprint (0: empty) and a value, packed to f + 8 bits. A key lives in one of two buckets."""
+    """Buckets of 4 slots, each a fingerprint (0: empty) and a value, packed to f + 8 bits (f ≤ 22). A key lives in one of two."""
 
     def __init__(self, nbytes: int, f: int = 12, kicks: int = 500, seed: int = 0):
         self.f, self.kicks, self.m = f, kicks, nbytes * 8 // ((f + 8) * 4)
@@ -111,16 +111,19 @@ class Cuckoo:
         """Returns how many facts were pushed out: a full table drops the last one that it kicked."""
         lost, other = 0, self._other(np.zeros(2**self.f, np.int64), np.arange(2**self.f)).tolist()
         for p, a, b, v in zip(*(x.tolist() for x in (*self._where(keys), np.asarray(values)))):
-            mine = [(c, j) for c in (a, b) for j in range(4) if self.slots[c, j] >> 8 in (p, 0)]
-            mine.sort(key=lambda cj: self.slots[cj] >> 8 != p)                                  # rewrite before filling a gap
-            item, at = p << 8 | v, mine[0] if mine else (a if self.rng.random() < .5 else b, int(self.rng.integers(4)))
+            slots = [(c, j) for c in (a, b) for j in range(4)]
+            at = next((s for s in slots if self.slots[s] >> 8 == p), None) or next((s for s in slots if not self.slots[s]), None)
+            if at:                                              # the key is here already, or there is a gap
+                self.slots[at] = p << 8 | v
+                continue
+            item, c = p << 8 | v, a if self.rng.random() < 0.5 else b
             for _ in range(self.kicks + 1):
+                gaps = np.flatnonzero(self.slots[c] == 0)
+                at = c, int(gaps[0]) if len(gaps) else int(self.rng.integers(4))
                 item, self.slots[at] = int(self.slots[at]), item
-                if not item or item >> 8 == p and mine:
+                if not item:
                     break
-                c = (other[item >> 8] - at[0]) % self.m                                         # the pushed-out one moves house
-                free = np.flatnonzero(self.slots[c] == 0)
-                at = c, int(free[0]) if len(free) else int(self.rng.integers(4))
+                c = (other[item >> 8] - c) % self.m              # the one that was pushed out moves to its other bucket
             else:
                 lost += 1
         return lost
