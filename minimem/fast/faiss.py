@@ -1,6 +1,6 @@
 """faiss: the exact k nearest keys by inner product, without forming all scores at once.
 
-    ids_i = the k numbers j with the largest q_i · k_j, largest first        (`definition`)
+    ids_i = the k numbers j with the largest q_i · k_j, largest first        (`minimem.fast.search` in plain torch)
 
 Paper   Johnson, Douze, Jégou 2017, arXiv:1702.08734.
 Differs float32 on the CPU only: anything else is refused, not converted. Keys that tie may come in another order.
@@ -13,11 +13,6 @@ import torch
 from torch import Tensor
 
 from ..core import expect
-
-
-def definition(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The same in plain torch: one product and topk."""
-    return tuple(torch.topk(queries @ keys.mT, k))
 
 
 def search(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
