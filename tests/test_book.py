@@ -62,6 +62,22 @@ def test_every_card_has_its_place():
     assert [k for k in catalog.systems() if cards.count(f"(card-{k})=") != 1] == []
 
 
+def test_splitting_formulas_loses_nothing():
+    for s in catalog.systems().values():
+        rows = [r for r in catalog._equations(s) if r]
+        text = "\n".join(rows)
+        assert re.findall(r"\\tag\{\d+\}", text) == re.findall(r"\\tag\{\d+\}", s.equation), s.key
+        for row in text.splitlines()[1:-1]:
+            plain = row.replace(r"\{", "").replace(r"\}", "")
+            assert plain.count("{") == plain.count("}"), f"{s.key}: {row}"
+            assert len(re.findall(r"\\left(?![a-z])", row)) == len(re.findall(r"\\right(?![a-z])", row)), f"{s.key}: {row}"
+
+
+def test_speed_reads_nested_measurements():
+    rows = catalog._rows("rows", [{"case": "delta", "T": 2048, "ms": {"ours": 1234.5, "theirs": 2.0}}, {"by": "attend", "ms": 1.25}])
+    assert rows == ["| **delta, T 2,048** | |", "| **ms** | |", "| ours | 1,234 |", "| theirs | 2 |", "| attend | ms 1.25 |"]
+
+
 def test_pictures_are_there():
     wanted = [(p, m) for p, text in PAGES.items() for m in re.findall(r"\{figure\} (\S+)", text)]
     assert wanted and [m for p, m in wanted if not (p.parent / m).exists()] == []
