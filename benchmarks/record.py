@@ -2,6 +2,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -39,7 +40,9 @@ def record(name: str, data: dict, seeds: list[int] = (), packages: tuple[str, ..
         "load": round(os.getloadavg()[0], 1), "cpu_seconds": round(time.process_time() - STARTED),
         "python": platform.python_version(), "versions": {p: _version(p) for p in packages}, "seeds": list(seeds), "data": data,
     }
-    path.write_text(json.dumps(told, indent=1, ensure_ascii=False, default=_plain) + "\n", encoding="utf8")
+    text = json.dumps(told, indent=1, ensure_ascii=False, default=_plain)
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r",\s+", ", ", m[1]) + "]", text)     # innermost lists on one line
+    path.write_text(text + "\n", encoding="utf8")
     print(f"wrote {path}")
     return path
 
