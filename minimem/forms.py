@@ -57,15 +57,19 @@ def _wide(form, q, k, v, b, g, state, chunk):
 # ------------------------------------------------------------------ a decay per head
 
 def _by_chunks(q, k, v, b, g, state, chunk):
-    T = q.shape[1]
-    C = min(chunk, T)
+    C = min(chunk, q.shape[1])
     outs, step = [], max(1, ROWS // (C * len(q))) * C
-    for part in zip(*([None] * -(-T // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
-        pad = -part[0].shape[1] % C                          # k = b = g = 0 leaves the memory as it is
-        q_, k_, v_, b_, g_ = (x if x is None else F.pad(x, (0, 0, 0, pad)).unflatten(1, (-1, C)).transpose(0, 1) for x in part)
+    for part in zip(*([None] * -(-q.shape[1] // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
+        q_, k_, v_, b_, g_ = (x if x is None else _chunks(x, C).transpose(0, 1) for x in part)
         out, state = _Chunks.apply(q_, k_, v_, b_, q.new_zeros(1, 1, C, 1) if g_ is None else g_, state)
-        outs.append(out.transpose(0, 1).flatten(1, 2))
-    return torch.cat(outs, 1)[:, :T], state
+        outs.append(out.transpose(0, 1).flatten(1, 2)[:, :part[0].shape[1]])
+    return torch.cat(outs, 1), state
+
+
+def _chunks(x: Tensor, C: int) -> Tensor:
+    """(B, T, D) → (B, N, C, D), with zeros at the end: k = b = g = 0 leaves the memory as it is."""
+    pad = -x.shape[1] % C
+    return (F.pad(x, (0, 0, 0, pad)) if pad else x).unflatten(1, (-1, C))
 
 
 class _Chunks(Function):
@@ -153,7 +157,7 @@ def _add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _by_tree(q, k, v, b, g, state, chunk):
     T = q.shape[1]
     C = 1 << (min(chunk, T) - 1).bit_length()
-    q, k, v, g = (F.pad(x, (0, 0, 0, -T % C)).unflatten(1, (-1, C)) for x in (q, k, v, g))
+    q, k, v, g = (_chunks(x, C) for x in (q, k, v, g))
     out, size = (q * k).sum(-1, keepdim=True) * v, 1
     while size < C:
         out, size = out + _halves(q, k, v, g, size), 2 * size
