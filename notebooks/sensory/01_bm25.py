@@ -139,8 +139,7 @@ def curves(title, words, bars):
     ax = show.style().gca()
     for name, (mid, low, high) in bars.items():
         ax.errorbar(words, mid, [mid - low, high - mid], fmt=LOOKS[name], color=show.KIND_COLOUR["text"], label=name, capsize=2)
-    ax.set(title=title, xlabel="words read", xscale="log", ylim=(0, 100), ylabel="evidence found (%)")
-    ax.set_xticks(words, labels=words)
+    ax.set(title=title, xlabel="words read", xscale="log", ylim=(0, 100), ylabel="evidence found (%)", xticks=words, xticklabels=words)
     ax.minorticks_off()
     ax.legend(fontsize=8, loc="upper left", ncols=2)
 
@@ -186,7 +185,7 @@ print("as claimed at equal k; at equal words, on real chats, no difference betwe
 # - **Length normalisation hurts when turns are counted, not when words are.** On LoCoMo $b=0$ gains 2.3 points of R@10, but it does so by returning longer turns: at 500 words the gain is gone.
 #   In the made chats it survives, because their echoes are shorter and more regular than real ones. The real number is the one to trust.
 # - **Most of the work is in the terms.** On LoCoMo, dropping function words and endings lifts R@10 from 50.9 to 60.3, four times what $b$ does. And it costs nothing to store.
-# - **A limit: no shared rare word, no place near the top.** Four in ten of the made questions share nothing but a name with the turns that answer them; the made budgets rarely reach those turns.
+# - **A limit: no shared rare word, no place near the top.** Four in ten of the made questions share nothing but a name with the turns that answer them; these budgets rarely reach those turns.
 #   Vectors place some of them higher, which is why both are often added.
 #
 # ## Break it
