@@ -17,8 +17,11 @@ A state is packed again after every single fact, because it has to survive betwe
 """
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +35,7 @@ from .tables import Sentences, Table, bm25_text, cuckoo, exact_text, log, synony
 from .vectors import Cache, LeastSquares, State, additive, delta
 
 __all__ = ["Cache", "EditedNet", "LeastSquares", "Net", "Sentences", "State", "Table", "Trial", "accounts", "additive", "best", "bm25_text",
-           "cuckoo", "delta", "exact_text", "fitted", "largest", "log", "pack", "rounded", "synonym_text", "trial", "trigram_text", "unpack", "xor"]
+           "cuckoo", "delta", "exact_text", "fitted", "largest", "log", "pack", "remake", "rounded", "synonym_text", "trial", "trigram_text", "unpack", "xor"]
 SEEDS, CALIBRATION = (1, 2, 3), 10
 
 
@@ -59,6 +62,30 @@ def trial(memory: Any, N: int, kind: Callable[..., Any] = facts.random, seeds: t
     law = recall.calibrate(z[-1], v[-1])
     got, right = recall.bits(z, v, law, N), recall.accuracy(z, v)
     return Trial(memory, N, got[:-1], right[:-1], (float(got[-1]), float(right[-1])))
+
+
+def remake(row: dict[str, Any]) -> Any:
+    """The empty memory behind a stored point (a row of ``benchmarks/results/four_memories_*.json``), to be run again.
+
+    Raises ValueError for a name that it does not know.
+    """
+    name, bits, B = row["name"], row["bits"], row["budget"]
+    n = [float(x) if "." in x else int(x) for x in re.findall(r"\d+(?:\.\d+)?", row["shape"])]
+    half_life = -math.log(2) / (n[2] * row["N"]) if "half-life" in row["shape"] else 0.0
+    known = {
+        "XOR static function": lambda: xor(B), "cuckoo, 12-bit fingerprint": lambda: cuckoo(B, 12), "cuckoo, 6-bit fingerprint": lambda: cuckoo(B, 6),
+        "log, exact key": lambda: log(B // 9), "log, nearest key": lambda: log(B // 9, 12),
+        "KV cache 64+64 float16": lambda: Cache(n[0], n[1], bits, n[2]), "KV cache, tuned width": lambda: Cache(n[0], n[1], bits, n[2]),
+        "additive": lambda: State(n[0], n[1], bits), "delta, one pass": lambda: State(n[0], n[1], bits, delta),
+        "decay": lambda: State(n[0], n[1], bits, partial(additive, a=half_life)), "gated delta": lambda: State(n[0], n[1], bits, partial(delta, a=half_life)),
+        "least squares": lambda: LeastSquares(n[0], n[1], bits, n[2]), "least squares, N = rows": lambda: LeastSquares(n[0], n[1], bits, n[2]),
+        "MLP": lambda: Net(n[0], n[1], bits, n[4], n[3]), "logistic read-out": lambda: Net(n[0], 0, bits, n[3], n[2]),
+    }
+    if name in known:
+        return known[name]()
+    if re.fullmatch(r"delta, \d+ passes", name):
+        return State(n[0], n[1], bits, delta, passes=int(re.findall(r"\d+", name)[0]))
+    raise ValueError(f"no memory is called {name!r}; there are {', '.join(known)} and 'delta, <n> passes'")
 
 
 def best(trials: Iterable[Trial], floor: float = 0.9) -> Trial | None:
