@@ -113,8 +113,15 @@ def result(name: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ what is wrong
 
+def _expect_clone() -> None:
+    """The files beside the package are here. Raises ValueError where it was installed without them."""
+    if not (ROOT / "book/references.bib").exists():
+        raise ValueError(f"{ROOT} is no clone of minimem: book, notebooks and results are missing, an installed wheel holds the package alone")
+
+
 def problems() -> list[str]:
-    """Everything in the catalog that is not so; empty when it is sound."""
+    """Everything in the catalog that is not so; empty when it is sound. Raises ValueError outside a clone."""
+    _expect_clone()
     bib = set(re.findall(r"^@\w+\{([^,\s]+)", (ROOT / "book/references.bib").read_text(encoding="utf8"), re.M))
     found = [f"[{s.key}] {p}" for s in systems().values() for p in _wrong(s, bib)]
     return found + _unnamed_modules()
@@ -335,7 +342,8 @@ def api() -> dict[str, str]:
 
 
 def tables() -> list[Path]:
-    """Write ``book/generated/*.md`` and the README's coverage table; only files whose text changed are touched."""
+    """Write ``book/generated/*.md`` and the README's coverage table; only files whose text changed are touched. Raises ValueError outside a clone."""
+    _expect_clone()
     out = ROOT / "book" / "generated"
     out.mkdir(exist_ok=True)
     pages = {slug(x): section_table(x) for s in systems().values() for x in s.sections}
@@ -363,4 +371,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as e:
+        sys.exit(str(e))
