@@ -14,23 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 TAKEN = ("minimem", "pyproject.toml", "README.md", "LICENSE")        # a clone's other files must not be needed
 ALONE = """
 import sys
-HERE, KEPT = sys.argv[1], ("torch", "numpy")
+HERE, CLONE = sys.argv[1:]
 
-class OnlyTorchAndNumpy:
-    '''What torch and numpy may import for themselves is theirs; what minimem imports is checked by who asks.'''
+class OnlyTorchAndNumpy:                # what those two import for themselves is theirs: it counts who asks
     def find_spec(self, name, path=None, target=None):
         frame = sys._getframe(1)
         while frame and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
-        top = name.split(".")[0]
-        if frame and frame.f_code.co_filename.startswith(HERE) and top not in (*KEPT, "minimem", *sys.stdlib_module_names):
+        if frame and frame.f_code.co_filename.startswith(HERE) and name.split(".")[0] not in ("torch", "numpy", "minimem", *sys.stdlib_module_names):
             raise ImportError(f"{name} is blocked: {frame.f_code.co_filename} asked for it")
 
-sys.meta_path.insert(0, OnlyTorchAndNumpy())
-sys.path[:] = [HERE, *(p for p in sys.path if p and p != sys.argv[2])]
-"""
-FINDERS = """
-sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(f).lower()]        # the clone may be installed with -e
+sys.meta_path[:] = [OnlyTorchAndNumpy(), *(f for f in sys.meta_path if "editable" not in str(f).lower())]    # the clone may be installed with -e
+sys.path[:] = [HERE, *(p for p in sys.path if p and p != CLONE)]
 """
 
 
@@ -55,9 +50,9 @@ def installed(wheel, tmp_path_factory):
     return folder
 
 
-def alone(folder, code, *flags):
+def alone(folder, code):
     """Run code in a fresh process that finds minimem in ``folder`` only."""
-    return subprocess.run([sys.executable, *flags, "-c", ALONE + FINDERS + code, str(folder), str(ROOT)], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", ALONE + code, str(folder), str(ROOT)], cwd=folder, capture_output=True, text=True)
 
 
 def test_what_it_holds(wheel):
