@@ -68,16 +68,17 @@ def recall(keys, times=1, cosine=0.0):
 # $\phi$ makes all keys positive, so they all point nearly the same way, and the division turns a read into the mean of all values. Models of today leave both out, and norm the result instead.
 
 # %% tags=["claim-linear"]
-print(" N   (N-1)/d   error          accuracy       accuracy by (1), (2)")
+lines = [" N   (N-1)/d   error          accuracy       accuracy by (1), (2)"]
 for N in (8, 16, 32, 64, 128):
     right, error = recall(N)["add"].unbind(-1)
     k, v, asked, answer, codes = overwrite(N, 1, lead=(20,), seed=0)
     state, f = linear.chunked(k, k, v)[1], linear.phi(asked)
     mean = f @ state["S"] / (f * state["z"][..., None, :]).sum(-1, keepdim=True)
     published = (decode(mean, codes) == answer).float().mean()
-    print(f"{N:3}   {(N - 1) / 64:.2f}      {error.mean():.2f} ± {error.std():.2f}    {right.mean():.2f} ± {right.std():.2f}    {published:.2f}")
+    lines.append(f"{N:3}   {(N - 1) / 64:.2f}      {error.mean():.2f} ± {error.std():.2f}    {right.mean():.2f} ± {right.std():.2f}    {published:.2f}")
     assert abs(error.mean() / ((N - 1) / 64) - 1) < 0.1
     assert published < 0.2 < 0.9 < right.mean()
+print("\n".join(lines))
 
 # %% [markdown]
 # (delta)=
@@ -127,8 +128,8 @@ order = [0, 1, 2, 3, 4, 5, 0, 1, 2]
 for ax, (name, S) in zip(axes, memories(torch.eye(6)[order], torch.eye(9)).items()):
     image = ax.imshow(S, cmap="YlOrBr", vmin=0, vmax=1.3)
     ax.set(title=name, xlabel="value: written as pair number", xticks=range(9), yticks=range(6))
-    for i, j in S.nonzero().tolist():
-        ax.text(j, i, f"{S[i, j]:.1f}", ha="center", va="center", size=8, color="white" if S[i, j] > 0.6 else "black")
+    for i, j in (S > 0.01).nonzero().tolist():
+        ax.text(j, i, f"{S[i, j]:.2f}", ha="center", va="center", size=8, color="white" if S[i, j] > 0.6 else "black")
     ax.grid(False)
 axes[0].set_ylabel("key asked")
 fig.tight_layout()
@@ -141,32 +142,34 @@ fig.tight_layout()
 # All three memories have 16,384 bytes. What counts was fixed before the run: correcting gets at least .95 and adding at most .35, for up to 32 keys.
 
 # %% tags=["claim-delta"]
-print("keys    " + "".join(f"{name:18}" for name in ("add", "correct", "forget, correct")))
+lines = ["keys    add            correct        forget, correct"]
 for N in (8, 16, 32, 64, 128):
     right = {name: x[:, 0] for name, x in recall(N, times=4).items()}
-    print(f"{N:4}    " + "".join(f"{x.mean():.2f} ± {x.std():.2f}       " for x in right.values()))
+    lines.append(f"{N:4}    " + "    ".join(f"{x.mean():.2f} ± {x.std():.2f}" for x in right.values()))
     assert N > 32 or (right["correct"].min() >= 0.95 and right["add"].max() <= 0.35)
 once = recall(128)
 assert once["correct"][:, 0].max() < once["add"][:, 0].min() - 0.3            # the reverse: random keys, written once
+print("\n".join(lines))
 
 # %% [markdown]
 # Now the other way round. The rule that corrects is not simply better: on random keys that are written **once** it is worse than adding, for each correction disturbs what other keys, not quite at right angles, had stored.
-# When keys resemble each other, both fail as the memory fills; correcting fails more slowly.
+# When keys resemble each other, all fail as the memory fills: adding leads up to 16 keys, and from 32 on it is correcting that fails more slowly.
 
 # %%
 plt = show.style()
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.0), sharey=True)
-tasks = {"written 4 times, newest asked": (4, 0.0), "written once": (1, 0.0), "once, cosine ½ between keys": (1, 0.5)}
+tasks = {"each key written 4 times": (4, 0.0), "written once": (1, 0.0), "once, similar keys (cosine ½)": (1, 0.5)}
 for ax, (title, (times, cosine)) in zip(axes, tasks.items()):
     sizes = (4, 8, 16, 32, 64, 128)
     found = [recall(N, times, cosine) for N in sizes]
     for name, colour, mark in (("add", "#595959", "o--"), ("correct", show.KIND_COLOUR["state"], "s-"), ("forget, correct", "#7a3b00", "^:")):
         right = torch.stack([x[name][:, 0] for x in found], -1)
         ax.errorbar(sizes, right.mean(0), right.std(0), fmt=mark, color=colour, label=name, ms=4, capsize=2)
-    ax.set(title=title, xscale="log", xlabel="number of keys", xticks=sizes, xticklabels=sizes)
+    ax.set(xscale="log", xlabel="number of keys", xticks=sizes, xticklabels=sizes)
+    ax.set_title(title, size=10)
     ax.minorticks_off()
-axes[0].set_ylabel("newest value read back (share)")
-axes[0].legend(loc="lower left")
+axes[0].set_ylabel("newest value read back")
+axes[1].legend(loc="lower left")
 fig.tight_layout()
 
 # %% [markdown]
@@ -198,14 +201,15 @@ ax.legend()
 fig.tight_layout()
 
 # %% tags=["claim-gated_delta"]
-print(f"{'mean squared error':20} 16 before   16 after   last 32")
+lines = [f"{'mean squared error':20}16 before    16 after     last 32"]
 for name, e in errors.items():
     parts = [e[:, lo:hi].mean(1) for lo, hi in ((239, 255), (255, 271), (479, 511))]
-    print(f"{name:20} " + "  ".join(f"{x.mean():.2f} ± {x.std():.2f}" for x in parts))
+    lines.append(f"{name:20}" + "  ".join(f"{x.mean():.2f} ± {x.std():.2f}" for x in parts))
 plain, gated = errors["correct"], errors["forget, correct"]
 assert (gated[:, 255:271].mean(1) < 0.9 * plain[:, 255:271].mean(1)).all()     # right after the change: forgetting is better off
 assert (gated[:, 479:].mean(1) > 3 * plain[:, 479:].mean(1)).all()             # and it pays with a floor it never gets below
 assert (plain[:, 239:255].mean(1) < errors["add"][:, 239:255].mean(1)).all()
+print("\n".join(lines))
 
 # %% [markdown]
 # ## What to notice
