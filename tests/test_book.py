@@ -57,6 +57,13 @@ def test_every_section_is_shown_once():
     assert sorted(set(shown) - known) == []
 
 
+def test_every_module_has_its_page():
+    shown = set(re.findall(r"automodule:: (\S+)", "\n".join(catalog.api().values())))
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in (ROOT / "minimem").rglob("*.py")}
+    hidden = {"minimem"} | {f"minimem.{k}" for k in catalog.KINDS} | {m for m in modules if m.startswith("minimem.fast.")}
+    assert shown == modules - hidden
+
+
 def test_every_card_has_its_place():
     cards = "\n".join(catalog.section_table(x) for x in {x for s in catalog.systems().values() for x in s.sections})
     assert [k for k in catalog.systems() if cards.count(f"(card-{k})=") != 1] == []
