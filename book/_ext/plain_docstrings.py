@@ -1,11 +1,12 @@
-"""Show docstrings as they are written: indented lines as they stand, ``code`` as code, other stars and bars as characters."""
+"""Show docstrings as they are written: indented lines as they stand, `code` as code, other stars and bars as characters."""
 import re
 
 FIELD = re.compile(r"(Paper|Differs|Shapes|Units|Source)\s+(?=\S)")
 
 
 def _escape(line):
-    """Nothing is markup but ``code`` and *one word*."""
+    """Nothing is markup but `code` and *one word*."""
+    line = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line)
     parts = re.split(r"(``.+?``|(?<![\w*])\*\w+\*(?![\w*]))", line)
     return "".join(p if i % 2 else re.sub(r"([\\*|`_])", r"\\\1", p) for i, p in enumerate(parts))
 
