@@ -162,7 +162,7 @@ def _wrong_built(s: System) -> list[str]:
         if f"({anchor})=" not in text:
             bad.append(f"notebook {path} has no anchor ({anchor})=")
         cells = re.split(r"^# %%", text, flags=re.M)
-        if not any(f'"claim-{s.key}"' in c.split("\n")[0] and re.search(r"^assert ", c, re.M) for c in cells):
+        if not any(f'"claim-{s.key}"' in c.split("\n")[0] and re.search(r"^\s*assert ", c, re.M) for c in cells):
             bad.append(f'notebook {path} has no cell tagged "claim-{s.key}" that asserts the claim')
     bad += [f"result {r!r} is not in benchmarks/results" for r in s.measured if not (ROOT / f"benchmarks/results/{r}.json").exists()]
     return bad
