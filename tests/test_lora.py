@@ -192,6 +192,8 @@ X, Y = torch.ones(6, 12), torch.zeros(6, dtype=torch.int64)
 @pytest.mark.parametrize("call, message", [
     (lambda: lora.init(NET, 0), "rank is 0, wanted a whole number >= 1"),
     (lambda: lora.init(NET, 2.5), "rank is 2.5, wanted a whole number >= 1"),
+    (lambda: lora.init(NET, 2, alpha=float("nan")), "alpha is nan, wanted a finite number > 0"),
+    (lambda: lora.init(NET, 2, alpha=0), "alpha is 0, wanted"),
     (lambda: lora.init({**NET, "W2": torch.ones(7, 8)}, 2), r"W2 has shape \(7, 8\), wanted \(..., C, B=9\)"),
     (lambda: lora.init({**NET, "c3": torch.ones(6)}, 2), r"c3 has shape \(6,\), wanted \(..., D=5\)"),
     (lambda: lora.full({**NET, "W2": NET["W2"].double()}), "W2 is torch.float64"),
@@ -201,6 +203,8 @@ X, Y = torch.ones(6, 12), torch.zeros(6, dtype=torch.int64)
     (lambda: lora.read(lora.init(NET, 2), X[:, :11]), r"x has shape \(6, 11\), wanted \(..., 12\)"),
     (lambda: lora.read(lora.init(NET, 2), X.double()), "x is torch.float64 on cpu, wanted torch.float32 on cpu like W1"),
     (lambda: lora.read(lora.init(NET, 2), X * torch.nan), "x holds NaN"),
+    (lambda: lora.read(lora.init(NET, 2), X.tolist()), "x must be a tensor, got list"),
+    (lambda: lora.write(lora.init(NET, 2), (X, Y.tolist())), "y must be a tensor, got list"),
     (lambda: lora.write(lora.init(NET, 2), (X, Y[:5])), r"y has shape \(5,\), wanted .*\(6,\)"),
     (lambda: lora.write(lora.init(NET, 2), (X[:0], Y[:0])), "and not empty"),
     (lambda: lora.write(lora.init(NET, 2), (X, Y + 5)), "y is torch.int64 from 5 to 5, wanted torch.int64 from 0 to 4"),

@@ -49,10 +49,13 @@ def full(net: Net) -> State:
 def init(net: Net, rank: int, alpha: float | None = None, seed: int = 0) -> State:
     """Freeze ``net`` and put an adapter of this rank beside each matrix; reads are unchanged, for B₀ = 0.
 
-    Raises ValueError for a rank that is no whole number ≥ 1, and where widths, dtypes or numbers of ``net`` are wrong.
+    Raises ValueError for a rank that is no whole number ≥ 1, an alpha that is not > 0, and where widths, dtypes or numbers of ``net`` are wrong.
     """
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}, wanted a whole number >= 1")
+    alpha = 2 * rank if alpha is None else alpha
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha is {alpha!r}, wanted a finite number > 0")
     W = _checked(net)["W1"]
     r = torch.Generator(W.device).manual_seed(seed)
     adapters = {}
@@ -60,7 +63,7 @@ def init(net: Net, rank: int, alpha: float | None = None, seed: int = 0) -> Stat
         m, n = net[f"W{i}"].shape
         adapters[f"A{i}"] = torch.randn(rank, n, generator=r, **like(W)) / n**0.5
         adapters[f"B{i}"] = torch.zeros(m, rank, **like(W))
-    return _state(net, adapters, W.new_tensor(2 * rank if alpha is None else alpha))
+    return _state(net, adapters, W.new_tensor(alpha))
 
 
 def read(state: State, x: Tensor) -> Tensor:
@@ -153,6 +156,9 @@ def _checked(net: Net) -> Net:
 
 def _fits(state: State, x: Tensor, y: Tensor | None = None) -> None:
     p = state["frozen"] | state["trained"]
+    for name, value in (("x", x), ("y", x if y is None else y)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
     W, classes = p["W1"], p[f"W{_depth(p)}"].shape[0]
     if x.shape[-1:] != W.shape[1:]:
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted (..., {W.shape[1]})")

@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 #
 # Long-term memory is what a model keeps in its weights. **Writing** is then an update step, **reading** a forward pass.
 # LoRA (low-rank adaptation, {cite:p}`hu2022lora`) does not touch the weights $W_0$ that are there. It learns two thin matrices beside them:
-# $A$ squeezes the input to $r$ numbers, $B$ spreads them out again. $r$ is the *rank*.
+# $A$ squeezes the input to $r$ numbers, $B$ spreads them out again. $r$ is the *rank*, and the two matrices together are called an *adapter*.
 
 # %%
 card("lora")
@@ -97,7 +97,7 @@ for r, s in states.items():
 # **Old task**: handwritten digits, 8 × 8 pixels. **New task**: the same digits with their pixels shuffled, always in the same way.
 #
 # Fixed before the run: a network 64–64–64–10 learns the old task for 600 steps, then the new one for 300 steps of 64 images. We measure the accuracy on test
-# images of both tasks. Each arm has its own learning rate, the best of one grid for the *new* task on two seeds that are not shown here.
+# images of both tasks. Each of the six networks has its own learning rate, the best of one grid for the *new* task on two calibration seeds, which are not among those reported.
 
 # %%
 RANKS, rate = [1, 2, 4, 8, 16, "full"], result("lora")["data"]["rate"]
@@ -145,7 +145,7 @@ plt.ylabel("its strength (singular value)")
 _ = plt.legend()
 
 # %% [markdown]
-# Now the answer. One point per arm; the bars are one standard deviation over the seeds. If the claim held on both sides, the points would go from the upper left (full) to the lower right (rank 1).
+# Now the answer. One point per network; the bars are one standard deviation over the seeds. If the claim held on both sides, the points would go from the upper left (full) to the lower right (rank 1).
 
 # %%
 plt = show.style()
@@ -173,10 +173,10 @@ assert np.mean(keeps) > -0.4            # forgets less: no, there is no steady f
 assert merging < 1e-5 and moved > 1e-3
 
 # %% [markdown]
-# **Half of it is not reproduced here.** Small ranks do learn less. They do not forget less: every arm loses most of the old task, and among the arms that learn the new task well the full network
-# keeps at least as much as the small ranks. {cite:t}`biderman2024lora` found both halves in large language models that learn programming or mathematics.
+# **Half of it is not reproduced here.** Small ranks do learn less. They do not forget less: every network loses most of the old task, and of those that learn the new task well the full one
+# keeps at least as much as those of small rank. {cite:t}`biderman2024lora` found both halves in large language models that learn programming or mathematics.
 #
-# A second look, chosen *after* the run, at the calibration seeds: each curve goes through the learning rates of the grid, from .001 (right end) to .03.
+# A second look, chosen *after* the run, on the calibration seeds: each curve goes through the learning rates of the grid, from .001 (right end) to .03.
 # It shows what each rank *can* trade. Where two curves learn the new task equally well, the one further right has forgotten less.
 
 # %%
