@@ -87,6 +87,7 @@ def test_the_rows(begun):
     old = tomllib.loads((ROOT / "minimem/catalog.toml").read_text(encoding="utf8"))
     assert {k: v for k, v in rows.items() if k not in KEYS} == old
     assert [(rows[k]["kind"], rows[k]["status"]) for k in KEYS] == [(kind or "state", "planned") for _, kind, _ in CASES]
+    assert [rows[k].get("forms", []) for k in KEYS] == [["recurrent"], [], [], ["recurrent"]]
 
 
 def test_modules_and_labs_fail_until_filled(begun):

@@ -32,7 +32,7 @@ metric = ''
 expected = ''
 errata = []
 status = 'planned'
-
+$forms
 """
 EQUATIONS = {"text": r"s(q,d) = \ldots \tag{1}",
              "params": r"\theta_t = \theta_{t-1} - \ldots \tag{1}",
@@ -44,7 +44,7 @@ HEAD = '''r"""$name: one plain sentence that says what is kept and how a write c
 
 $equations
 
-Paper   $paper: authors, year, arXiv:number, number of the equation.
+Paper   ${paper}authors, year, arXiv:number, number of the equation.
 Differs what is left out or changed, and why.
 Shapes  $shapes
 """
@@ -294,12 +294,12 @@ def wording(key: str, kind: str, row: dict) -> dict[str, str]:
     """What the templates are filled with."""
     module = row.get("module", f"minimem.{kind}.{key}")
     package, _, stem = module.rpartition(".")
-    paper = row.get("paper", "")
+    paper = [row["paper"]] if isinstance(row.get("paper"), str) else row.get("paper", [])
     words = {
         "key": key, "name": row.get("name", key.replace("_", " ").capitalize()), "kind": kind, "module": module, "package": package, "stem": stem,
         "label": key.replace("_", "-"), "class_name": "".join(w.capitalize() for w in stem.split("_")), "shapes": of(kind, SHAPES),
-        "helpers": "show" if kind == "text" else "check, show",
-        "equation": row.get("equation", of(kind, EQUATIONS)), "paper": paper if isinstance(paper, str) else ", ".join(paper),
+        "forms": "" if kind in ("text", "params") else "forms = ['recurrent']\ninputs = 'qkv'\n", "helpers": "show" if kind == "text" else "check, show",
+        "equation": row.get("equation", of(kind, EQUATIONS)), "paper": "".join(f"{p}: " for p in paper if p),
         "promised": "oracle, claim, metric, measured, notebook and status" + (", forms and inputs" if kind not in ("text", "params") else ""),
         "counted": "" if row else "\n  6. one row more: tests/test_catalog.py counts them, python -m minimem.catalog tables shows them in the README",
     }
