@@ -1,7 +1,7 @@
 """The fast forms: a few algorithms that carry nearly all sequence memories, each checked against the loop it replaces.
 
     attend  o_t = Σ_j softmax_j(q_t·k_j/√K) v_j over the keys that t may see
-    gated   S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t
+    gated   S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t, or with weights per level of a tree
     delta   S_t = e^{g_t} S_{t−1} + k_t (b_t (v_t − e^{g_t} S_{t−1}ᵀ k_t))ᵀ      o_t = S_tᵀ q_t
 
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
@@ -34,12 +34,18 @@ def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, s
     return _wide(_by_chunks, q, k, v, b, g, state, chunk)
 
 
-def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tensor | None = None,
-          chunk: int = 64) -> tuple[Tensor, Tensor]:
+def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tensor | dict[int, Tensor] | None = None,
+          levels: Tensor | None = None, chunk: int = 64) -> tuple[Tensor, Tensor | dict[int, Tensor]]:
     """Linear attention with a decay per head, per key, or none (g = None). Returns out (..., T, V) and S (..., K, V).
 
     Decay per head: differentiable once. A decay per key is split along a binary tree, and ``chunk`` is rounded up to a power of two.
+
+    ``levels`` (..., T, L): token t reads what token j wrote with weight levels[t, bit_length(t xor j)], t and j counted from 0 at the
+    empty memory (log-linear attention, arXiv:2506.04761). The state is then {level: S}, one for each 1 among the binary digits of the
+    number of tokens so far. Time O(T log T). Raises ValueError for fewer than bit_length(last t) + 1 levels.
     """
+    if levels is not None:
+        return _wide(_by_levels, q, k, v, levels, g, {} if state is None else state, chunk)
     by_key = g is not None and g.shape[-1] > 1
     return _wide(_by_tree if by_key else _by_chunks, q, k, v, None, g, state, chunk)
 
@@ -48,10 +54,15 @@ def _wide(form, q, k, v, b, g, state, chunk):
     """Leading axes flattened to one, at least float32 inside."""
     lead, dtype = q.shape[:-2], q.dtype
     wide = torch.promote_types(dtype, torch.float32)
+
+    def flat(x):
+        return {n: flat(y) for n, y in x.items()} if isinstance(x, dict) else x if x is None else x.reshape(-1, *x.shape[-2:]).to(wide)
+
+    def back(x):
+        return {n: back(y) for n, y in x.items()} if isinstance(x, dict) else x.reshape(*lead, *x.shape[-2:]).to(dtype)
     state = q.new_zeros(*lead, k.shape[-1], v.shape[-1]) if state is None else state
-    q, k, v, b, g, state = (x if x is None else x.reshape(-1, *x.shape[-2:]).to(wide) for x in (q, k, v, b, g, state))
-    out, state = form(q, k, v, b, g if g is None else g.clamp(min=-1e3), state, chunk)       # e^{-1000} is 0 in float64
-    return out.reshape(*lead, *out.shape[-2:]).to(dtype), state.reshape(*lead, *state.shape[-2:]).to(dtype)
+    q, k, v, b, g, state = map(flat, (q, k, v, b, g, state))
+    return tuple(map(back, form(q, k, v, b, g if g is None else g.clamp(min=-1e3), state, chunk)))      # e^-1000 is 0 in float64
 
 
 # ------------------------------------------------------------------ a decay per head
@@ -62,8 +73,8 @@ def _by_chunks(q, k, v, b, g, state, chunk):
     for part in zip(*([None] * -(-q.shape[1] // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
         q_, k_, v_, b_, g_ = (x if x is None else _chunks(x, C).transpose(0, 1) for x in part)
         out, state = _Chunks.apply(q_, k_, v_, b_, q.new_zeros(1, 1, C, 1) if g_ is None else g_, state)
-        outs.append(out.transpose(0, 1).flatten(1, 2)[:, :part[0].shape[1]])
-    return torch.cat(outs, 1), state
+        outs.append(out.transpose(0, 1))
+    return torch.cat(outs, 1).flatten(1, 2)[:, :q.shape[1]], state
 
 
 def _chunks(x: Tensor, C: int) -> Tensor:
@@ -95,9 +106,9 @@ class _Chunks(Function):
         states[0] = S
         if b is None:
             U = E = v
-            kv = kt.mT @ v
-            for n in range(N):
-                torch.addcmul(kv[n], decay[n], states[n], out=states[n + 1])
+            kv, S = (kt.mT @ v).unbind(), states.unbind()
+            for n, d in enumerate(decay.unbind()):
+                torch.addcmul(kv[n], d, S[n], out=S[n + 1])
         else:
             U, E, L = torch.empty_like(v), torch.empty_like(v), W[:, :, 1] * b.mT
             for n in range(N):
@@ -160,7 +171,7 @@ def _by_tree(q, k, v, b, g, state, chunk):
     q, k, v, g = (_chunks(x, C) for x in (q, k, v, g))
     out, size = (q * k).sum(-1, keepdim=True) * v, 1
     while size < C:
-        out, size = out + _halves(q, k, v, g, size), 2 * size
+        out, size = out + _halves(q, k, v, g, size, C), 2 * size
     kv, decay = (k * _to_end(g)).mT @ v, g.sum(-2).exp()[..., None]
     states = []
     for kv_n, decay_n in zip(kv.unbind(1), decay.unbind(1)):
@@ -175,14 +186,51 @@ def _to_end(g: Tensor) -> Tensor:
     return F.pad(g[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1)).exp()
 
 
-def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int) -> Tensor:
+def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int, chunk: int) -> Tensor:
     """In every block of 2·size tokens the right half reads the left: the decay j → i is that to the border times that from it."""
     def halves(x):
         return x.unflatten(-2, (-1, 2, size)).unbind(-3)
     (gl, gr), (_, qr), (kl, _), (vl, _) = (halves(x) for x in (g, q, k, v))
     qr, kl = qr * gr.cumsum(-2).exp(), kl * _to_end(gl)
-    read = (qr @ kl.mT) @ vl
+    read = (qr @ kl.mT) @ vl if size <= chunk else qr @ (kl.mT @ vl)
     return torch.stack([torch.zeros_like(read), read], -3).flatten(-4, -2)
+
+
+# ------------------------------------------------------------------ weights per level of a tree over all tokens
+
+def _by_levels(q, k, v, levels, g, state, chunk):
+    """Level l > 0 of token t is a block of 2^{l−1} tokens: the largest power of two at the end of t, then the next, and so on."""
+    T, seen = q.shape[1], sum(1 << l - 1 for l in state)
+    if levels.shape[-1] <= (seen + T - 1).bit_length():
+        raise ValueError(f"levels has {levels.shape[-1]} weights, wanted {(seen + T - 1).bit_length() + 1} for token {seen + T - 1}")
+    g = q.new_zeros(1, T, 1) if g is None else g
+    out = _inside(q, k, v, levels, g, seen, chunk)
+    time, late = torch.arange(seen, seen + T, device=q.device), q * g.cumsum(1).exp()
+    for l, S in state.items():                                            # what earlier calls have left
+        level = torch.frexp(((time >> l) ^ (seen >> l)).double())[1] + l  # frexp's exponent of a whole number is its bit length
+        out = out + levels.gather(-1, level.long().expand(len(q), T)[..., None]) * (late @ S)
+    end, last, fade, kept = seen + T, k * _to_end(g), g.sum(1, keepdim=True).exp().mT, {}
+    for l in range(end.bit_length(), 0, -1):
+        if end >> l - 1 & 1:
+            lo, hi = end >> l << l, (end >> l << l) + (1 << l - 1)
+            new = slice(max(lo - seen, 0), max(hi - seen, 0))
+            old = [fade * S for m, S in state.items() if lo <= seen >> m << m < hi]
+            kept[l] = sum(old, last[:, new].mT @ v[:, new])
+    return out, kept
+
+
+def _inside(q, k, v, levels, g, seen, chunk):
+    """What the T tokens read of each other. Their tree is that of all tokens, so they keep their place in a block of P ≥ T."""
+    T = q.shape[1]
+    P = 1 << (T - 1).bit_length()
+    first = seen % P
+    width = P if first + T <= P else 2 * P
+    q, k, v, g, levels = (F.pad(x, (0, 0, first, width - first - T)) for x in (q, k, v, g.expand(len(q), T, -1), levels))
+    out, size = (q * k).sum(-1, keepdim=True) * v * levels[..., :1], 1
+    while size < width:
+        level = size.bit_length() if size < P else (seen // P ^ seen // P + 1).bit_length() + P.bit_length() - 1
+        out, size = out + levels[..., level, None] * _halves(q, k, v, g, size, chunk), 2 * size
+    return out[:, first:first + T]
 
 
 # ------------------------------------------------------------------ attend: softmax attention by blocks

@@ -70,6 +70,49 @@ def test_parts_worked_on_one_after_another(rule, monkeypatch):
         torch.testing.assert_close(got, w, rtol=1e-12, atol=1e-12)
 
 
+def by_levels(q, k, v, g, levels):
+    """o_t = Σ_{j≤t} levels[t, bit_length(t xor j)] (q_t·e^{Σ g over (j, t]} k_j) v_j, as one T × T matrix."""
+    T = q.shape[-2]
+    level = torch.tensor([[(t ^ j).bit_length() for j in range(T)] for t in range(T)])
+    G = g.cumsum(-2)
+    above = torch.ones(T, T, dtype=torch.bool).triu(1)[..., None]
+    D = (G[..., :, None, :] - G[..., None, :, :]).masked_fill(above, -torch.inf).exp()
+    A = (q[..., :, None, :] * k[..., None, :, :] * D).sum(-1)
+    return (A * levels.gather(-1, level.clamp(max=levels.shape[-1] - 1).expand(*levels.shape[:-2], T, T))) @ v
+
+
+@pytest.mark.parametrize("rule", ["g", "G"])
+@pytest.mark.parametrize("T", [1, 2, 7, 16, 33, 70])
+def test_levels_equal_one_matrix_with_gradients_and_at_any_cut(rule, T):
+    xs = make(rule, T)
+    levels = torch.randn(2, 3, T, T.bit_length() + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    leaves = [x.requires_grad_() for x in (*xs.values(), levels)]
+    want = by_levels(*leaves)
+    out, state = forms.gated(*leaves[:-1], levels=levels, chunk=8)
+    torch.testing.assert_close(out, want, rtol=1e-10, atol=1e-11)
+    for got, w in zip(*(torch.autograd.grad(x.sin().sum(), leaves) for x in (out, want))):
+        torch.testing.assert_close(got, w, rtol=1e-10, atol=1e-11)
+    assert sorted(state) == [i + 1 for i in range(8) if T >> i & 1]              # as many as there are ones in T
+    for cut in {1, T // 3, T // 2, T - 1} - {0, T}:
+        o1, s1 = forms.gated(*(x[..., :cut, :] for x in leaves[:-1]), levels=levels[..., :cut, :], chunk=8)
+        o2, s2 = forms.gated(*(x[..., cut:, :] for x in leaves[:-1]), state=s1, levels=levels[..., cut:, :], chunk=8)
+        torch.testing.assert_close(torch.cat([o1, o2], -2), out, rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(s2, state, rtol=1e-10, atol=1e-11)
+
+
+def test_levels_all_one_are_no_levels():
+    xs = make("g", 50)
+    out, state = forms.gated(**xs, levels=torch.ones(2, 3, 50, 7, dtype=torch.float64))
+    plain, S = forms.gated(**xs)
+    torch.testing.assert_close(out, plain, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(sum(state.values()), S, rtol=1e-10, atol=1e-11)
+
+
+def test_too_few_levels_are_refused():
+    with pytest.raises(ValueError, match="levels has 6 weights, wanted 7 for token 49"):
+        forms.gated(**make("g", 50), levels=torch.ones(2, 3, 50, 6, dtype=torch.float64))
+
+
 def error(rule, decay, **change):
     """Of float32 against float64 on the same numbers, as a share of the largest output."""
     xs = {**make(rule, 2048, (2,), 64, 64, decay=decay, dtype=torch.float32), **change}
