@@ -3,8 +3,7 @@
     python benchmarks/four_memories.py                 all parts, about 20 CPU minutes on one thread
     python benchmarks/four_memories.py states nets     these parts; each writes results/four_memories_<part>.json
 
-Shapes, rates and temperatures are chosen on facts of seed 10, by the same rule for all; reported are seeds 1, 2 and 3, and nine more
-draws where the memory has 1 KiB or less.
+Shapes, rates and temperatures are chosen on facts of seed 10, by the same rule for all; reported are seeds 1, 2 and 3.
 """
 import math
 import sys
@@ -46,11 +45,6 @@ BUDGETS = [2**8, 2**10, 2**12, 2**14, 2**16]
 ALL = (*SEEDS, CALIBRATION)
 
 
-def draws_for(budget, kind):
-    """Few facts fit a small memory and one more or less is much of the score: twelve draws there (three for what is solved or trained), three elsewhere."""
-    return (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13) if budget <= 2**10 and kind != "params" else SEEDS
-
-
 def told(t, budget, shape=""):
     """One point of a line, rounded to what is stable."""
     (write, read), counts = t.memory.cost(t.N), accounts(t.memory)
@@ -70,8 +64,8 @@ def headline(name, kind, bits, configs, budget, fine=1.09):
         return max(((t.tuning[0], t.N) for t in tried if t.tuning[1] >= 0.9), default=(0, tried[0].N)), max(t.tuning[0] for t in tried)
     tried = [(*tuned(c), c) for c in configs]
     (_, n), _, c = max(tried, key=lambda x: (x[0][0], x[1]))
-    around = [n] if fine is None else steps(max(2, n / 2 if budget < 2**12 and kind == "state" else n / fine**3), n * fine**3, fine)
-    runs = [trial(c["make"](m), m, seeds=draws_for(budget, kind)) for m in around]
+    around = [round(n * x) for x in fine] if isinstance(fine, tuple) else steps(max(2, n / fine**3), n * fine**5, fine)
+    runs = [trial(c["make"](m), m) for m in around]
     chosen = best(runs)
     point = told(chosen or runs[0], budget, c["shape"]) | {"reached": chosen is not None}
     peak = max([*runs, *(trial(c["make"](m), m) for m in c.get("beyond", []))], key=lambda t: float(t.bits.mean()))
@@ -85,7 +79,7 @@ def flat(name, kind, make, loads, budget, shape=""):
     runs = []
     for n in loads:
         try:
-            runs.append(trial(make(), n, seeds=draws_for(budget, kind)))
+            runs.append(trial(make(), n))
         except ValueError:                                       # a static function that cannot be built
             break
     t = best(runs)
@@ -131,11 +125,11 @@ def cache_of(B, d_k, d_v, bits, beta):
 
 
 def caches():
-    rows = [headline("KV cache 64+64 float16", "cache", 16, [cache_of(B, 64, 64, 16, b) for b in (10, 20, 40)], B, None) for B in BUDGETS]
+    rows = [headline("KV cache 64+64 float16", "cache", 16, [cache_of(B, 64, 64, 16, b) for b in (10, 20, 40)], B, (1,)) for B in BUDGETS]
     for bits in (32, 16, 8, 4):
         for B in BUDGETS:
             grid = [cache_of(B, d, w, bits, b) for d in (8, 12, 16, 24, 32) for w in (8, 16) for b in (10, 20, 40, 80)]
-            rows.append(headline("KV cache, tuned width", "cache", bits, grid, B, None))
+            rows.append(headline("KV cache, tuned width", "cache", bits, grid, B, (1,)))
     return rows
 
 
@@ -177,8 +171,8 @@ def solved():
                 continue
             ridges = (1e-4, 1e-2, 1e-1)
             grid = [solved_of(B, 8, bits, r, (0.5, 0.75, 1, 1.1, 1.2)) for r in ridges]
-            rows.append(headline("least squares", "params", bits, grid, B, 1.03 if B * 8 // bits <= 2**13 else None))
-            rows.append(headline("least squares, N = rows", "params", bits, [solved_of(B, 8, bits, 1e-4, (1,))], B, None))
+            rows.append(headline("least squares", "params", bits, grid, B, 1.03 if B * 8 // bits <= 2**13 else (1,)))
+            rows.append(headline("least squares, N = rows", "params", bits, [solved_of(B, 8, bits, 1e-4, (1,))], B, (1,)))
     return rows
 
 
@@ -193,15 +187,20 @@ def readout_of(B, bits, lr, exposures, offered):
     return {"make": lambda n: Net(d_k, 0, bits, exposures, lr), "shape": f"{d_k}-8, rate {lr}, {exposures}x", "loads": [round(d_k * x) for x in offered]}
 
 
+NETS = {                                                         # budget: bits of a number -> widths of the encoder, weights' worth of facts offered
+    2**10: {b: ((16, 32, 64), (2.0, 2.4, 2.8)) for b in (32, 16, 8, 4)},
+    2**12: {32: ((32, 64), (2.0, 2.4, 2.8)), 16: ((32, 64), (2.0, 2.4)), 8: ((64, 96), (2.2, 2.5)), 4: ((96,), (1.6, 2.0))},
+    2**14: {32: ((64,), (2.0, 2.4)), 16: ((96,), (2.2,)), 8: ((96,), (2.2,))},
+}
+
+
 def nets(B):
     rows = []
-    for bits in (8, 32, 16, 4) if B < 2**14 else (8, 32, 16):
-        widths, rates = {2**10: ((16, 32, 64), (0.03, 0.06)), 2**12: ((32, 64, 96), (0.03,)), 2**14: ((96,), (0.03,))}[B]
-        offered = (2.0, 2.4, 2.8) if B < 2**14 else (2.0, 2.4)
-        grid = [net_of(B, d, bits, r, 1500, offered) for d in widths for r in rates]
-        rows.append(headline("MLP", "params", bits, grid, B, 1.1 if B < 2**14 else None))
-    for bits in (32, 8, 4) if B < 2**14 else ():
-        rows.append(headline("logistic read-out", "params", bits, [readout_of(B, bits, 0.06, 1500, (1, 1.2, 1.4, 1.6, 1.8))], B, 1.06))
+    for bits, (widths, offered) in NETS[B].items():
+        grid = [net_of(B, d, bits, 0.03, 1000, offered) for d in widths]
+        rows.append(headline("MLP", "params", bits, grid, B, (0.95, 1, 1.05, 1.1) if B * 8 // bits <= 2**12 else (0.94, 1)))
+    for bits in (32, 8, 4) if B == 2**10 else ():
+        rows.append(headline("logistic read-out", "params", bits, [readout_of(B, bits, 0.06, 1000, (1, 1.2, 1.4, 1.6, 1.8))], B, (0.94, 1, 1.06, 1.12)))
     return rows
 
 
@@ -220,9 +219,9 @@ def exposures():
     """992 weights of 32 and of 8 bits, bits per weight after so many exposures; the rate is chosen for each on the calibration facts."""
     rows, P = [], 992
     for bits, offered in ((32, 2.0), (32, 2.4), (32, 2.8), (8, 2.0)):
-        for e in (10, 30, 100, 300, 1000, 3000, 6000):
+        for e in (10, 30, 100, 300, 1000, 3000, *([6000] if offered == 2.4 else [])):
             n = round(P * offered / 8)
-            rates = (0.01, 0.03, 0.06, 0.12) if e < 1000 else (0.03, 0.06)
+            rates = (0.03, 0.06, 0.12) if e <= 300 else (0.03,)
             tried = {r: trial(Net(32, 24, bits, e, r), n, seeds=()).tuning[0] for r in rates}
             rate = max(tried, key=tried.get)
             t = trial(Net(32, 24, bits, e, rate), n)
@@ -397,8 +396,7 @@ AGES = [(0, 32), (32, 128), (128, 512), (512, 2048), (2048, 8192)]
 def stream(T=8192, B=2**12):
     keys, values = facts.draws(facts.random, T, ALL)
 
-    def online(steps_a_batch):
-        m = Net(32, 24, 32, exposures=steps_a_batch, later=steps_a_batch, lr=0.01)
+    def batches(m):
         for k, v in zip(keys.split(32, -1), values.split(32, -1)):
             m.write(k, v)
         return m
@@ -413,7 +411,9 @@ def stream(T=8192, B=2**12):
         "additive": ("state", lambda: once(State(128, 8))), "decay .98": ("state", lambda: once(State(128, 8, rule=partial(additive, a=math.log(0.98))))),
         "decay .998": ("state", lambda: once(State(128, 8, rule=partial(additive, a=math.log(0.998))))), "delta": ("state", lambda: once(State(128, 8, rule=delta))),
         "gated delta .98": ("state", lambda: once(State(128, 8, rule=partial(delta, a=math.log(0.98))))),
-        "MLP, batches of 32, 10 steps": ("params", lambda: online(10)), "MLP, batches of 32, 40 steps": ("params", lambda: online(40)),
+        "least squares, updated": ("params", lambda: batches(LeastSquares(128, 8))),
+        "MLP, batches of 32, 10 steps": ("params", lambda: batches(Net(32, 24, 32, exposures=10, later=10, lr=0.01))),
+        "MLP, batches of 32, 40 steps": ("params", lambda: batches(Net(32, 24, 32, exposures=40, later=40, lr=0.01))),
     }
     rows = []
     for name, (kind, make) in makes.items():
