@@ -107,6 +107,9 @@ def test_evidence_recall():
 def test_evaluate_counts_what_was_read(made):
     got = evaluate(made, Recent, ks=(10**6, 0), words=(10**6, 0))
     assert {k: {x for v in r for x in v} for k, r in got.items()} == {"R@1000000": {1}, "R@0": {0}, "words 1000000": {1}, "words 0": {0}}
+    few, m = evaluate(made[:1], Recent, words=(300,))["words 300"][0], Recent()
+    m.units = turns(made[0])
+    assert 0 < sum(few) < len(few) and few == [evidence_recall(m.read(q.text, 300), q.evidence) for q in questions(made[0])]
     assert [len(v) for v in got["R@0"]] == [len(questions(s)) for s in made]
 
 
@@ -127,6 +130,8 @@ def test_bootstrap_draws_conversations():
     r = random.Random(0)
     mean, low, high = bootstrap([[r.random() for _ in range(50)] for _ in range(10)])
     assert low < mean < high and high - low < 0.15
+    mean, low, high = bootstrap([[r.gauss(0, 1)] for _ in range(400)])
+    assert 0.9 < (high - low) / (2 * 1.96 / 20) < 1.1                   # 95 % of a normal mean
 
 
 def test_load_needs_a_name(monkeypatch):
