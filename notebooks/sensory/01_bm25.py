@@ -81,7 +81,7 @@ for ax, b in zip(axes, (0.75, 0.0)):
         ax.barh(range(4), x[best], 0.45, left=left, color=grey, hatch=hatch, edgecolor="white", label=t)
         left += x[best]
     for y, i in enumerate(best):
-        ax.text(0.05, y + 0.27, turns(chat)[i].text[:58] + " …", fontsize=7.5, va="bottom")
+        ax.text(0.05, y + 0.27, turns(chat)[i].text[:60], fontsize=7.5, va="bottom")
     ax.set(title=f"b = {b:g}", xlabel="score (no unit)", yticks=range(4), yticklabels=[f"{len(docs[i])} terms" for i in best], ylim=(-0.4, 3.7))
 axes[1].legend(title="term, ending cut", loc="lower right")
 fig.tight_layout()
