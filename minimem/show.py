@@ -113,3 +113,139 @@ def _icon(ax, kind: str, colour: str) -> None:
 def _box(ax, x: float, y: float, w: float, h: float, edge: str, face: str, **more):
     from matplotlib.patches import Rectangle
     return Rectangle((x, y), w, h, edgecolor=edge, facecolor=face, lw=1.4, **more)
+
+
+def four_memories():
+    """Bits recalled per kept byte: against bytes (A), against the work of writing (B), and what else each memory can do (C). Returns the figure.
+
+    Drawn from the stored sweep, ``benchmarks/results/four_memories_*.json``. A line is the mean of the draws, its band their range.
+    """
+    from statistics import mean
+
+    from .catalog import result
+    plt = style()
+
+    def rows(*parts):
+        return [r for p in parts for r in result(f"four_memories_{p}")["data"]["rows"]]
+    swept = [r for r in rows("tables", "sentences", "caches", "states", "solved", "nets_1_kib", "nets_4_kib", "nets_16_kib") if r["reached"]]
+    fig = plt.figure(figsize=(9.6, 11.2), dpi=110)
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.28, 1))
+    _per_byte(top, swept, mean)
+    left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.12))
+    _more_writing(left, swept + rows("writing"), mean)
+    _behaviour(right, {r["name"]: r for r in rows("questions")}, {r["name"]: r for r in rows("stream")}, mean)
+    return fig
+
+
+WIDTH = {32: (0, (1, 1.4)), 16: (0, (4, 1.3, 1, 1.3)), 8: (0, (6, 2)), 4: "-", 0: "-"}          # line style by bits of a number
+
+
+def _per_byte(box, rows, mean):
+    """Panel A. Labels stand at the end of their line, pushed apart where they would meet."""
+    from math import log10
+    ax = box.add_axes((.095, .10, .60, .775))
+    families = [("XOR static function", "table without keys (XOR)", (0,)), ("cuckoo, 12-bit fingerprint", "table with fingerprints (cuckoo)", (0,)),
+                ("log, exact key", "log of whole records", (0,)), ("sentences, BM25", "sentences in plain text", (0,)),
+                ("MLP", "small network", (4, 8, 16, 32)), ("least squares", "solved matrix", (4, 8, 16, 32)), ("KV cache, tuned width", "KV cache, best width", (4, 8, 16, 32)),
+                ("KV cache 64+64 float16", "KV cache as in a model", (16,)), ("additive", "fixed state", (8, 16, 32))]
+    ends, hollow = [], {"sentences, BM25": "sentences with their index", "least squares": "solved matrix, 32 bit,\nready for more writing"}
+    for name, label, widths in families:
+        for bits in widths:
+            line = sorted((r for r in rows if r["name"] == name and r["bits"] == bits), key=lambda r: r["budget"])
+            x, y = [r["kept"] for r in line], [mean(r["per_byte"]) for r in line]
+            colour = KIND_COLOUR[line[0]["kind"]]
+            ax.plot(x, y, color=colour, ls=WIDTH[bits], lw=2.4 if bits == widths[0] else 1.7, zorder=3)
+            ax.fill_between(x, [min(r["per_byte"]) for r in line], [max(r["per_byte"]) for r in line], color=colour, alpha=.16, lw=0)
+            ends.append((x[-1], y[-1], f"{label}, {bits} bit" if bits else label, colour, bits == widths[0]))
+            if name in hollow and bits == widths[-1]:            # the same memory with all that it needs beside the answer
+                r = next(r for r in line if r["budget"] == 4096)
+                far = r["kept"] + r["aux"] + r["index"]
+                y0, y1 = mean(r["per_byte"]), mean(r["per_byte"]) * r["kept"] / far
+                ax.plot([r["kept"], far], [y0, y1], color=colour, lw=.7)
+                ax.plot(far, y1, marker="o", ms=7, mfc="white", mec=colour, zorder=4)
+                ax.text(far * 1.25, y1 * .97, hollow[name], size=8.3, color=colour, va="center" if bits else "top")
+    ax.set(xscale="log", yscale="log", xlim=(230, 1.15e6), ylim=(.012, 12), xticks=[2**8, 2**10, 2**12, 2**14, 2**16, 2**20], yticks=[.03, .1, .3, 1, 3, 8])
+    ax.set_xticklabels(["256 B", "1 KiB", "4 KiB", "16 KiB", "64 KiB", "1 MiB"])
+    ax.set_yticklabels(["0.03", "0.1", "0.3", "1", "3", "8"])
+    ax.minorticks_off()
+    ax.axhline(8, color="k", lw=1.2)
+    ax.text(250, 8.5, "8: the values alone fill the memory; nothing can be higher", size=8.8, va="bottom")
+    for y in (.5, 1, 2):
+        ax.axhline(y, color=KIND_COLOUR["params"], lw=.8, ls=":", zorder=1)
+    ends.sort(key=lambda e: -e[1])
+    at = [log10(e[1]) for e in ends]
+    for _ in range(600):                                         # push labels apart
+        for i in range(len(at) - 1):
+            if (over := .09 - (at[i] - at[i + 1])) > 0:
+                at[i], at[i + 1] = at[i] + over / 2, at[i + 1] - over / 2
+    for (x, y, label, colour, first), a in zip(ends, at):
+        ax.annotate(label, (x, y), (1.35e6, 10**a), size=9.3 if first else 8.5, weight="bold" if first else "normal", color=colour, va="center",
+                    annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "lw": .5, "alpha": .5, "shrinkA": 1, "shrinkB": 2, "relpos": (0, .5)})
+    ax.set_xlabel("bytes kept between writing and reading")
+    ax.set_ylabel("bits recalled per byte kept,\nat 90 % right answers or more")
+    box.text(.03, .975, "A", size=15, weight="bold", va="top")
+    box.text(.07, .972, "What comes back for each byte kept", size=12.5, weight="bold", va="top")
+    box.text(.07, .932, "grey: text and tables.  blue: caches.  orange: states.  green: parameters; their thin dotted rules: 2 bits a weight of 32, 16 and 8 bits.\n"
+                        "Lines: numbers of 32 bits dotted, 16 dash-dot, 8 dashed, 4 solid.  Hollow: counted with what the memory needs beside its answers.",
+             size=8.4, va="top", color="#333333", linespacing=1.35)
+
+
+def _more_writing(box, rows, mean):
+    """Panel B."""
+    ax = box.add_axes((.17, .13, .80, .72))
+    seen = {(r["name"], r["bits"]): (max(r["write"], 1), mean(r["per_byte"]), r["kind"]) for r in rows if r["budget"] == 4096}
+    same = [*((f"delta, {p} passes", 32) for p in (1, 2, 4, 16, 64)), ("logistic read-out", 32)]
+    ax.plot([seen[k][0] for k in same], [seen[k][1] for k in same], color="#cccccc", lw=5, zorder=1, solid_capstyle="round")
+    names = {("XOR static function", 0): ("XOR", 6, -3), ("cuckoo, 12-bit fingerprint", 0): ("cuckoo", 6, -3), ("log, exact key", 0): ("log", 6, -3),
+             ("sentences, BM25", 0): ("sentences", 6, -3), ("KV cache 64+64 float16", 16): ("KV as in a model", 6, -3),
+             ("KV cache, tuned width", 4): ("KV, 4 bit", 6, -3), ("additive", 32): ("additive", -40, 4), ("delta, 1 passes", 32): ("delta, 1 pass", 6, -8),
+             ("delta, 4 passes", 32): ("4 passes", 7, -9), ("delta, 64 passes", 32): ("64 passes", -22, 7), ("least squares", 32): ("solved", -36, 1),
+             ("least squares", 8): ("solved, 8 bit", -30, 7), ("logistic read-out", 32): ("trained", 2, -14), ("MLP", 32): ("network", -22, 8),
+             ("MLP", 8): ("network, 8 bit", -60, 8)}
+    shape = {"text": "s", "cache": "D", "state": "o", "params": "^"}
+    for k in [*names, ("delta, 2 passes", 32), ("delta, 16 passes", 32)]:
+        x, y, kind = seen[k]
+        ax.scatter(x, y, s=44, marker=shape[kind], color=KIND_COLOUR[kind], zorder=3, lw=0)
+        if k in names:
+            ax.annotate(names[k][0], (x, y), names[k][1:], textcoords="offset points", size=8.3, color=KIND_COLOUR[kind])
+    ax.text(2e5, .1, "the same 4 KiB matrix,\nwritten more often", size=8.3, color="#777777", style="italic")
+    ax.set(xscale="log", yscale="log", xlim=(.6, 3e8), ylim=(.02, 12), xticks=[1, 1e2, 1e4, 1e6, 1e8], yticks=[.03, .1, .3, 1, 3, 8])
+    ax.set_yticklabels(["0.03", "0.1", "0.3", "1", "3", "8"])
+    ax.minorticks_off()
+    ax.set_xlabel("operations to write one fact")
+    ax.set_ylabel("bits recalled per byte, at 4 KiB")
+    box.text(.03, .975, "B", size=15, weight="bold", va="top")
+    box.text(.10, .97, "Recall is bought with writing,", size=12.5, weight="bold", va="top")
+    box.text(.10, .925, "for vectors; for tables it is not", size=12.5, weight="bold", va="top")
+
+
+def _behaviour(box, asked, streamed, mean):
+    """Panel C: share of the bits, or of the right behaviour, in a square; white is none."""
+    from matplotlib.patches import Rectangle
+    ax = box.add_axes((.345, .115, .645, .66))
+    rows = [("log, exact key", "log, exact key", "log, the oldest go first"), ("log, nearest key", "log, nearest key", "log, the oldest go first"),
+            ("cuckoo, 12-bit fingerprint", "cuckoo table", "cuckoo, a random one goes"), ("XOR static function", "XOR table", None),
+            ("KV int8, content only", "KV cache", "KV 16+8 4 bit, window 256"), ("KV int8, and recency", "KV cache + recency", "KV 16+8 4 bit, window 256"),
+            ("additive", "state, additive", "additive"), ("delta", "state, delta rule", "delta"), ("least squares, full, ROME", "solved matrix, edited", "least squares, updated"),
+            ("MLP, change only", "small network", "MLP, batches of 32, 10 steps")]
+    columns = ["fresh", "similar keys", "2 wrong bits", "never written", "rewritten", "untouched", "deleted", "old"]
+    for i, (name, label, stream) in enumerate(rows):
+        r = {k: mean(v) for k, v in asked[name].items() if isinstance(v, list)}
+        old = None if stream is None else mean(streamed[stream]["ages"]["512-2048"]) / 8
+        cells = [r["fresh"] / 8, r["correlated"] / 8, r["flip 2"] / 8, 1 - r["false answers"], r["newest"] / 8, r["untouched"] / 8, 1 - r["leak"] / 8, old]
+        ax.text(-.7, i, label, ha="right", va="center", size=9, color=KIND_COLOUR[asked[name]["kind"]])
+        for j, c in enumerate(cells):
+            shade = str(.97 - .85 * c) if c is not None else "white"
+            ax.add_patch(Rectangle((j - .46, i - .46), .92, .92, facecolor=shade, edgecolor="#999999", lw=.5, hatch="" if c is not None else "////"))
+            if c is not None and c < .985:
+                ax.text(j, i, f"{100 * c:.0f}", ha="center", va="center", size=8, color="white" if c > .55 else "black")
+    for j, c in enumerate(columns):
+        ax.text(j - .1, -.72, c, rotation=42, ha="left", va="bottom", size=9)
+    ax.set(xlim=(-.5, len(columns) - .5), ylim=(len(rows) - .5, -.5))
+    ax.axis("off")
+    box.text(.03, .975, "C", size=15, weight="bold", va="top")
+    box.text(.09, .97, "What else a memory can do", size=12.5, weight="bold", va="top")
+    box.text(.09, .925, "percent; black is 100", size=9, va="top", color="#333333")
+    box.text(.0, .095, "128 facts in 16 KiB. never written: unknown keys turned away. rewritten: the newest\n"
+                        "value. deleted: bits gone for good. old: 512 to 2,048 facts back in a stream through\n"
+                        "4 KiB. hatched: a table that must be built anew for every fact.", size=7.8, va="top", color="#333333", linespacing=1.3)
