@@ -97,9 +97,10 @@ def test_writing_bit_by_bit_equals_writing_at_once():
     np.testing.assert_array_equal(bits.scores("w1 w9 w30"), whole.scores("w1 w9 w30"))
 
 
+@pytest.mark.parametrize("n", [60, 700])
 @pytest.mark.parametrize("k", [1, 3, 10, 60, 1000])
-def test_the_k_best_are_the_head_of_all_with_ties_by_age(k):
-    texts = [" ".join(d[:3]) for d in corpus(3)[0]]                     # short texts: many ties
+def test_the_k_best_are_the_head_of_all_with_ties_by_age(k, n):
+    texts = [" ".join(d[:3]) for d in corpus(3, n)[0]]                  # short texts: many ties
     m = memory(texts)
     for q in ("w0", "w1 w2", "w0 w0 w7", "nothing"):
         s, everything = m.scores(q), m.rank(q)

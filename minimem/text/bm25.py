@@ -63,7 +63,8 @@ class Impacts:
     def top(self, query: Iterable[int], k: int | None = None) -> np.ndarray:
         """Numbers of the (k) best texts among those that share a term with the query, best first; of equals the older first."""
         s = self.scores(query)
-        least = np.partition(s, -k)[-k] if k and k < len(s) else 0.0
+        block = s[: len(s) // 64 * 64].reshape(-1, 64).max(1)                # the k-th best block is no better than the k-th best text
+        least = np.partition(block, -k)[-k] if k and k <= len(block) else 0.0
         found = np.flatnonzero((s >= least) & (s > 0))
         return found[np.argsort(-s[found], kind="stable")][:k]
 
