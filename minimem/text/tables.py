@@ -8,7 +8,8 @@ A fact is a key of 64 bits and a value of 8. The three differ in how much of the
 
 so a log knows what it was never told, a cuckoo table nearly (false answers 8/2ᶠ), a Xor table not at all: it answers every key.
 
-Paper   cuckoo: Fan et al. 2014 (arXiv-free, CoNEXT); static functions by peeling: Botelho, Pagh, Ziviani 2007; 3 slots need 1.23 N.
+Paper   cuckoo tables with fingerprints: Fan et al. 2014, doi 10.1145/2674005.2674994; three slots that are XORed, found by peeling: Graf and
+        Lemire 2020, arXiv:1912.08258, for filters; 1.23 slots a fact.
 Differs no resizing, no compression of the keys, hash functions by multiply and shift. The index of a log is not kept: it scans.
 Shapes  keys: (n,) int64   values: (n,) int64 in 0 … 255.   read -> value (n,), answered (n,) bool.
 """
