@@ -311,11 +311,19 @@ def _rows(name: str, node: Any) -> list[str]:
     if isinstance(node, dict):
         return [f"| **{name}** | |", *(r for k, v in node.items() for r in _rows(k, v))]
     if isinstance(node, list) and any(isinstance(x, dict) for x in node):
-        plain = [{k: v for k, v in x.items() if not isinstance(v, dict)} for x in node]
-        return [r for x, p in zip(node, plain) for r in (
-            [f"| **{_shown(p)}** | |", *(r for k, v in x.items() if k not in p for r in _rows(k, v))] if len(p) < len(x) else
-            [f"| {_shown({k: v for k, v in p.items() if isinstance(v, str)})} | {_shown({k: v for k, v in p.items() if not isinstance(v, str)})} |"])]
+        return [r for x in node for r in _case(x)]
     return [f"| {name} | {_shown(node)} |"]
+
+
+def _case(x: dict[str, Any]) -> list[str]:
+    """One case of a list: what it is, then each competitor with its numbers; or all in one row."""
+    nested = {k: v for k, v in x.items() if isinstance(v, dict)}
+    if not nested:
+        words = {k: v for k, v in x.items() if isinstance(v, str)}
+        return [f"| {_shown(words)} | {_shown({k: v for k, v in x.items() if k not in words})} |"]
+    names = dict.fromkeys(n for v in nested.values() for n in v)
+    return [f"| **{_shown({k: v for k, v in x.items() if k not in nested})}** | |",
+            *(f"| {n} | {_shown({k: v[n] for k, v in nested.items() if n in v})} |" for n in names)]
 
 
 def _shown(x: Any) -> str:
