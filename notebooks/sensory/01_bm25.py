@@ -153,7 +153,7 @@ curves("made chats (mean, lowest and highest of 3 seeds)", WORDS, {name: (x.mean
 #
 # LoCoMo {cite:p}`maharana2024locomo` has ten long chats and 1,536 answerable questions with their evidence. Its licence forbids us to ship it; these are stored numbers, and
 # `MINIMEM_DATA=… pytest tests/test_dialogue.py` measures them again. LSA-256 keeps 1,024 bytes a turn for its vectors, BM25 a quarter of that for its index.
-# (The numbers expected on the card are some three points lower: they were taken with a shorter list of endings.)
+# (The numbers expected on the card are some three points lower: they were taken with another light stemmer.)
 
 # %%
 stored = result("bm25")["data"]
