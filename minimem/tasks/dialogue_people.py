@@ -157,10 +157,12 @@ Ask = tuple[str, str, list[Fact], int]             # question, answer, evidence,
 
 
 def date(day: datetime, comma: str = " ") -> str:
+    """8 May 2023, in English whatever the locale."""
     return f"{day.day} {MONTHS[day.month - 1]}{comma}{day.year}"
 
 
 def states(r: random.Random, people: list[str], days: list[datetime], plan: list[list[Fact]], passing: list[str]) -> Iterator[Ask]:
+    """Facts that hold one at a time: asked now, when they changed, and what was before."""
     for values, first, again, told, now, when, before, echo, near in STATES.values():
         values = r.sample(values, 6)
         for n, mine in zip(people, (values[:3], values[3:])):
@@ -177,6 +179,7 @@ def states(r: random.Random, people: list[str], days: list[datetime], plan: list
 
 
 def lists(r: random.Random, people: list[str], days: list[datetime], plan: list[list[Fact]], passing: list[str]) -> Iterator[Ask]:
+    """Facts that add up: asked for all of them, and for the one that both share."""
     common = r.choice(sorted(LISTS))
     for slot, (values, say, told, asked, both, echo, near) in LISTS.items():
         shared, *values = r.sample(values, 7)
@@ -193,6 +196,7 @@ def lists(r: random.Random, people: list[str], days: list[datetime], plan: list[
 
 
 def events(r: random.Random, people: list[str], days: list[datetime], plan: list[list[Fact]], passing: list[str]) -> Iterator[Ask]:
+    """Facts told with a relative date: asked when; and asked of the wrong person."""
     drawn = r.sample(EVENTS, 11)
     for n, o, mine in zip(people, people[::-1], (drawn[:7], drawn[4:])):
         for event in mine:
@@ -208,6 +212,7 @@ def events(r: random.Random, people: list[str], days: list[datetime], plan: list
 
 
 def singles(r: random.Random, people: list[str], days: list[datetime], plan: list[list[Fact]], passing: list[str]) -> Iterator[Ask]:
+    """Facts told once and never changed."""
     for values, say, told, asked, echo in SINGLES:
         for n, v in zip(people, r.sample(values, 2)):
             fact = Fact(n, say.format(v=v), told.format(n=n, v=v), echo)
@@ -216,6 +221,7 @@ def singles(r: random.Random, people: list[str], days: list[datetime], plan: lis
 
 
 def inferences(r: random.Random, people: list[str], days: list[datetime], plan: list[list[Fact]], passing: list[str]) -> Iterator[Ask]:
+    """Facts from which the answer follows with common sense."""
     for n, (say, told, asked, answer) in zip(people * 2, r.sample(INFERENCES, 4)):
         fact = Fact(n, say, told.format(n=n), "that")
         r.choice(plan).append(fact)

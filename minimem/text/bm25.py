@@ -102,6 +102,7 @@ class BM25:
 
     @property
     def impacts(self) -> Impacts:
+        """The index, built if anything was written since."""
         self._impacts = self._impacts or Impacts(self._terms, len(self._number), self.k1, self.b)
         return self._impacts
 
