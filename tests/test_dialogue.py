@@ -102,6 +102,8 @@ def test_evidence_ids_are_read_as_locomo_writes_them():
 def test_evidence_recall():
     units = [Unit("D1:1", "x"), Unit("S1", "y", "summary", ("D1:2", "D1:3"))]
     assert evidence_recall(units, ["D1:1", "D1:3", "D9:9", "D9:8"]) == 0.5 and evidence_recall([], ["D1:1"]) == 0
+    with pytest.raises(ValueError, match="evidence is empty"):
+        evidence_recall(units, [])
 
 
 def test_evaluate_counts_what_was_read(made):

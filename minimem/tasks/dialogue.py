@@ -108,8 +108,10 @@ def load(path: str | Path | None = None) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ measuring a text memory
 
 def evidence_recall(units: Iterable[Unit], evidence: Iterable[str]) -> float:
-    """The share of the evidence turns that the units were made from."""
+    """The share of the evidence turns that the units were made from. Raises ValueError if no evidence is named."""
     wanted = set(evidence)
+    if not wanted:
+        raise ValueError("evidence is empty, wanted at least one turn id")
     return len(wanted & {i for u in units for i in u.source_ids}) / len(wanted)
 
 
