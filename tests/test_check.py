@@ -1,0 +1,46 @@
+"""The battery itself: it passes what is right, names what is wrong, and compares nothing with nothing never."""
+import pytest
+import torch
+
+from minimem import check
+from minimem.state import gated_delta
+
+
+def test_right_is_ok():
+    assert set(check.battery(gated_delta.step, like="gated_delta", quiet=True).values()) == {"ok"}
+    assert set(check.battery(gated_delta.chunked, like="gated_delta", form=True, quiet=True).values()) == {"ok"}
+
+
+def forgets_last(S, q, k, v, a, b):
+    miss = v - (k[..., None, :] @ S)[..., 0, :]                  # forgetting left out of the error
+    S = a.exp()[..., None] * S + k[..., :, None] * (b * miss)[..., None, :]
+    return S, (q[..., None, :] @ S)[..., 0, :]
+
+
+def in_place(S, q, k, v, a, b):
+    S.mul_(a.exp()[..., None])
+    S += k[..., :, None] * (b * (v - (k[..., None, :] @ S)[..., 0, :]))[..., None, :]
+    return S, (q[..., None, :] @ S)[..., 0, :]
+
+
+def in_float32(S, q, k, v, a, b):
+    S, out = gated_delta.step(*(x.float() for x in (S, q, k, v, a, b)))
+    return S, out
+
+
+@pytest.mark.parametrize("step, names", [(forgets_last, {"agrees"}), (in_place, {"pure"}), (in_float32, {"agrees", "keeps_dtype"})])
+def test_wrong_is_named(step, names):
+    sheet = check.battery(step, like="gated_delta", quiet=True)
+    assert names <= {name for name, verdict in sheet.items() if verdict != "ok"}
+
+
+def test_prints_a_line_a_check(capsys):
+    check.battery(gated_delta.step, like="gated_delta")
+    assert len(capsys.readouterr().out.splitlines()) == len(check.CHECKS) - 1       # a step does not check its input
+
+
+def test_nothing_is_never_the_same():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        check.same(lambda: [1.0], lambda: [2.0])
+    with pytest.raises(AssertionError, match="differs"):
+        check.same(lambda: torch.zeros(2), lambda: torch.ones(2))
