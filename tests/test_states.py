@@ -162,7 +162,21 @@ def test_bytes_of_one_head(module, letters, floats):
     assert core.nbytes(module.chunked(*xs)[1]) == 4 * floats
 
 
-@pytest.mark.parametrize("module, letters", [(linear, "qkv"), (delta, "qkvb"), (gated_delta, "qkvab")])
+MODULES = pytest.mark.parametrize("module, letters", [(linear, "qkv"), (delta, "qkvb"), (gated_delta, "qkvab")])
+
+
+@MODULES
+@FORMS
+def test_the_empty_memory_is_where_a_form_starts(module, letters, form):
+    xs = make(letters, T=20, dtype=torch.float64)
+    empty = module.init(16, 8, (2, 3), dtype=torch.float64)
+    assert all(t.dtype == torch.float64 and not t.any() for t in core.tensors(empty))
+    run = getattr(module, form)
+    for got, want in zip(core.tensors(run(*xs, state=empty)), core.tensors(run(*xs))):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@MODULES
 @FORMS
 def test_a_state_that_does_not_fit_is_refused(module, letters, form):
     xs = make(letters)
