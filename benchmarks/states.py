@@ -2,6 +2,7 @@
 
 python benchmarks/states.py
 """
+import json
 import math
 import os
 import statistics
@@ -127,6 +128,7 @@ if __name__ == "__main__":
     print()
     slopes = {case: {work: growth(case, (1024, 2048, 4096, 8192, 16384), work == "forward + backward")
                      for work in ("forward", "forward + backward")} for case in CASES}
-    record("states", {"size": f"1 sequence, {HEADS} heads, width {WIDTH}, float32, 1 thread, CPU time", "rounds": ROUNDS,
-                      "rows": rows, "slope of log time against log T": slopes},
-           seeds=[0], packages=("torch", "numpy", "transformers", "fla-core"))
+    path = record("states", {"size": f"1 sequence, {HEADS} heads, width {WIDTH}, float32, 1 thread, CPU time", "rounds": ROUNDS,
+                             "rows": rows, "slope of log time against log T": slopes},
+                  seeds=[0], packages=("torch", "numpy", "transformers", "fla-core"))
+    print({k: v for k, v in json.loads(path.read_text()).items() if k != "data"})

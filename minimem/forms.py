@@ -113,7 +113,7 @@ class _Chunks(Function):
             U, E, L = torch.empty_like(v), torch.empty_like(v), W[:, :, 1] * b.mT
             for n in range(N):
                 miss = torch.baddbmm(v[n], yh[n, :, 1], states[n], alpha=-1)
-                E[n] = solve_triangular(L[n], miss, upper=False, unitriangular=True)
+                solve_triangular(L[n], miss, upper=False, unitriangular=True, out=E[n])
                 torch.mul(b[n], E[n], out=U[n])
                 torch.mul(decay[n], states[n], out=states[n + 1]).baddbmm_(kt[n].mT, U[n])
         out = _add(yh[:, :, 0] @ states[:-1], W[:, :, 0], U)
@@ -138,7 +138,8 @@ class _Chunks(Function):
         else:
             dR, LT = torch.empty_like(U), (b * W[:, :, 1]).mT
             for n in reversed(range(N)):
-                dR[n] = solve_triangular(LT[n], dU[n].baddbmm_(kt[n], dstates[n + 1]), upper=True, unitriangular=True)
+                dU[n].baddbmm_(kt[n], dstates[n + 1])
+                solve_triangular(LT[n], dU[n], upper=True, unitriangular=True, out=dR[n])
                 torch.mul(dR[n], -b[n], out=dy[n, :, 1])
                 reads = yh[n].flatten(1, 2).mT, dy[n].flatten(1, 2)
                 torch.mul(decay[n], dstates[n + 1], out=dstates[n]).baddbmm_(*reads)
@@ -249,7 +250,7 @@ def softmax_read(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None)
     low = torch.finfo(wide).min
     s = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).mT
     if visible is not None:
-        s = s.masked_fill(~visible, low)
+        s = s + s.new_zeros(visible.shape).masked_fill(~visible, low)     # s is lost in low; adding is faster than filling s
     p = s.softmax(-1)
     lse = s.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()       # of p = e^(s − lse), at the largest s
     return p @ v.to(wide) * (lse > low), lse
