@@ -49,20 +49,22 @@ card("streaming")
 
 # %%
 def step(M, q, k, v, window=8, sinks=2, rotate=window.bare):
-    M = {"k": torch.cat([M["k"], k[..., None, :]], -2), "v": torch.cat([M["v"], v[..., None, :]], -2)}
-    if M["k"].shape[-2] > sinks + window:                         # (1) the oldest that is no sink goes
+    M = {"k": torch.cat([M["k"], k[..., None, :]], -2),
+         "v": torch.cat([M["v"], v[..., None, :]], -2)}
+    if M["k"].shape[-2] > sinks + window:          # (1) the oldest that is no sink goes
         M = {n: torch.cat([x[..., :sinks, :], x[..., sinks + 1:, :]], -2) for n, x in M.items()}
     slots = torch.arange(M["k"].shape[-2])
     q, keys = rotate(q[..., None, :], slots[-1:]), rotate(M["k"], slots)
     w = (q @ keys.mT / q.shape[-1] ** 0.5).softmax(-1)
-    return M, (w @ M["v"])[..., 0, :]                             # (2)
+    return M, (w @ M["v"])[..., 0, :]              # (2)
 
 
 q, k, v = check.inputs("qkv", T=20)
-full = window.parallel(q, k, v)[1]
-check.same(step, window.step, full, *(x[..., 0, :] for x in (q, k, v)), rotate=rotate_pairs)
-o, _ = core.run(partial(step, rotate=rotate_pairs), window.init(6, 4, (2, 3), dtype=q.dtype), q, k, v)
-print("by blocks, all tokens at once, the same:", torch.allclose(o, window.parallel(q, k, v, rotate=rotate_pairs)[0]))
+whole, state = window.parallel(q, k, v, rotate=rotate_pairs)
+check.same(step, window.step, state, *(x[..., 0, :] for x in (q, k, v)), rotate=rotate_pairs)
+empty = window.init(6, 4, (2, 3), dtype=q.dtype)
+one_by_one, _ = core.run(partial(step, rotate=rotate_pairs), empty, q, k, v)
+print("by blocks, all tokens at once, the same:", torch.allclose(one_by_one, whole))
 
 # %% [markdown]
 # Who sees whom? Each row is a query, each cell the slot of a key that it sees. Left, a window of 8; right, 2 sinks and a window of 6, so 8 entries as well.
