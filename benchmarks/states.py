@@ -84,9 +84,10 @@ def call(fn, xs, backward):
     return 1e3 * (time.process_time() - start)
 
 
-def compare(case, T, backward, rounds=ROUNDS):
-    """Every function once a round, after a round that does not count. Returns {computed by: median ms}."""
+def compare(case, T, backward, rounds=ROUNDS, without=()):
+    """Every function once a round, after a round that does not count. Returns a row: medians in ms, by who computed."""
     letters, fns = CASES[case]
+    fns = {who: fn for who, fn in fns.items() if who not in without}
     xs = {who: [x.requires_grad_(backward) for x in inputs(T, letters, layout)] for who, (_, layout) in fns.items()}
     took = {who: [] for who in fns}
     for i in range(rounds + 1):
@@ -118,12 +119,11 @@ def growth(case, lengths, backward):
 
 
 if __name__ == "__main__":
-    rows = [compare("gated_delta", T, True) for T in (1024, 2048)]
+    loop = ("minimem recurrent",)
+    rows = [compare("gated_delta", T, True) for T in (1024, 2048)] + [compare("gated_delta", 4096, True, 5, without=loop)]
+    rows += [compare("gated_delta", 4096, False, without=loop)]
     rows += [compare(case, 4096, False) for case in ("delta", "linear", "gate per head")]
-    slow = dict(CASES)
-    CASES["gated_delta"] = ("qkvab", {w: f for w, f in slow["gated_delta"][1].items() if w != "minimem recurrent"})
-    rows.insert(2, compare("gated_delta", 4096, False))
-    rows += [compare("gated_delta", 4096, True, 5), compare("delta", 2048, True), compare("gate per head", 2048, True)]
+    rows += [compare(case, 2048, True) for case in ("delta", "gate per head")]
     rows.append(compare("gate per key", 1024, True, 5))
     print()
     slopes = {case: {work: growth(case, (1024, 2048, 4096, 8192, 16384), work == "forward + backward")

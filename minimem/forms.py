@@ -123,6 +123,10 @@ class _Chunks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout, dS):
+        """From the last chunk to the first, with ∂ for the gradient of the result by something, and L, M the weights of k and q inside a chunk:
+            ∂U = Mᵀ ∂O + (D_C· k) ∂S',   (I + Lᵀ diag b) R = ∂U,   ∂v = b R,   ∂b_i = r_i·e_i,   and what k read as a query gets −b R
+        The rest follows for all chunks at once. A decay needs no pass of its own: see dG.
+        """
         y, k, U, E, b, D, head, yh, kt, W, states = ctx.saved_tensors
         N, B, C, _ = k.shape
         decay = head[..., -1:, :].expand(N, B, 1, 1)
