@@ -125,7 +125,7 @@ def cache_of(B, d_k, d_v, bits, beta):
 
 
 def caches():
-    rows = [headline("KV cache 64+64 float16", "cache", 16, [cache_of(B, 64, 64, 16, b) for b in (10, 20, 40)], B, (1,)) for B in BUDGETS]
+    rows = [headline("KV cache 64+64 float16", "cache", 16, [cache_of(B, 64, 64, 16, b) for b in (10, 20, 40)], B, (1,)) for B in BUDGETS[1:]]     # one entry is 256 B
     for bits in (32, 16, 8, 4):
         for B in BUDGETS:
             grid = [cache_of(B, d, w, bits, b) for d in (8, 12, 16, 24, 32) for w in (8, 16) for b in (10, 20, 40, 80)]
@@ -188,9 +188,9 @@ def readout_of(B, bits, lr, exposures, offered):
 
 
 NETS = {                                                         # budget: bits of a number -> widths of the encoder, weights' worth of facts offered
-    2**10: {b: ((16, 32, 64), (2.0, 2.4, 2.8)) for b in (32, 16, 8, 4)},
+    2**10: {b: ((16, 32, 64), (1.4, 1.7, 2.0) if b == 4 else (2.0, 2.4, 2.8)) for b in (32, 16, 8, 4)},
     2**12: {32: ((32, 64), (2.0, 2.4, 2.8)), 16: ((32, 64), (2.0, 2.4)), 8: ((64, 96), (2.2, 2.5)), 4: ((96,), (1.6, 2.0))},
-    2**14: {32: ((64,), (2.0, 2.4)), 16: ((96,), (2.2,)), 8: ((96,), (2.2,))},
+    2**14: {32: ((64,), (2.0, 2.4)), 16: ((96,), (2.2, 2.5)), 8: ((96,), (2.2, 2.5))},
 }
 
 

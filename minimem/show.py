@@ -132,7 +132,7 @@ def four_memories():
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.28, 1))
     _per_byte(top, swept, mean)
     left, right = bottom.subfigures(1, 2, width_ratios=(1, 1.12))
-    _more_writing(left, swept + rows("writing"), mean)
+    _more_writing(left, rows("writing") + swept, mean)
     _behaviour(right, {r["name"]: r for r in rows("questions")}, {r["name"]: r for r in rows("stream")}, mean)
     return fig
 
@@ -208,7 +208,7 @@ def _more_writing(box, rows, mean):
         ax.scatter(x, y, s=44, marker=shape[kind], color=KIND_COLOUR[kind], zorder=3, lw=0)
         if k in names:
             ax.annotate(names[k][0], (x, y), names[k][1:], textcoords="offset points", size=8.3, color=KIND_COLOUR[kind])
-    ax.text(2e5, .1, "the same 4 KiB matrix,\nwritten more often", size=8.3, color="#777777", style="italic")
+    ax.text(2e5, .088, "the same 4 KiB matrix,\nwritten more often", size=8.3, color="#777777", style="italic")
     ax.set(xscale="log", yscale="log", xlim=(.6, 3e8), ylim=(.02, 12), xticks=[1, 1e2, 1e4, 1e6, 1e8], yticks=[.03, .1, .3, 1, 3, 8])
     ax.set_yticklabels(["0.03", "0.1", "0.3", "1", "3", "8"])
     ax.minorticks_off()

@@ -91,6 +91,20 @@ def test_rome_writes_exactly_and_moves_the_others_least():
     assert (null @ G @ D).abs().max() < 1e-4
 
 
+def test_a_tiny_ridge_in_a_deletion_leaves_the_whole_value_to_whoever_rescales():
+    keys, values = some(128)
+    k = facts.encode(keys[:, :64], 128)
+    for ridge, lowest, highest in ((1e-6, 7, 8), (0, 0, 0.1)):
+        m = LeastSquares(128, 32)
+        m.write(keys, values)
+        W, G = m.kept["x"].double(), m.aux.double()
+        Gk = torch.linalg.solve(G, k.double().mT)
+        m.kept = pack((W - Gk @ torch.linalg.solve(k.double() @ Gk + ridge * torch.eye(64), k.double() @ W)).float(), 32)
+        z = m.read(keys[:, :64])
+        left = recall.bits(z, values[:, :64], recall.calibrate(z[-1], values[-1, :64]))[:-1] / 64
+        assert lowest <= left.min() and left.max() <= highest
+
+
 # ------------------------------------------------------------------ bytes
 
 def filled(m, n=16):
@@ -156,6 +170,19 @@ def test_the_newest_value_is_read(make):
     m.write(keys, values)
     m.write(keys[:, :8], values[:, 8:16])
     assert recall.accuracy(m.read(keys[:, :8]), values[:, 8:16]).min() >= 0.85
+
+
+def test_a_deleted_sentence_is_gone_from_the_kept_bytes():
+    said, about, values = facts.sentences(64, 1)
+    for make in (compare.exact_text, compare.bm25_text, compare.synonym_text):
+        m = make()
+        m.write([said[:40]])
+        m.write([said[40:]])
+        assert recall.accuracy(m.read([facts.ask(about)]), values[None]).item() == 1
+        m.forget([said[:32]])
+        assert recall.accuracy(m.read([facts.ask(about[32:])]), values[None, 32:]).item() == 1
+        assert recall.accuracy(m.read([facts.ask(about[:32])]), values[None, :32]).item() <= 0.1
+        assert not any(f"{a} of {p}".encode() in m.kept[0] for a, p in about[:32])
 
 
 def test_a_window_keeps_the_newest():

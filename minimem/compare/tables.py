@@ -83,12 +83,17 @@ class Sentences:
     open: Callable[[list[str]], Any]                            # sentences -> store
     find: Callable[[Any, str], str | None]
     parts: Callable[[Any], dict[str, Any]] = lambda store: {}   # what it keeps beside the text, and its index
+    said: list[list[str]] = field(default_factory=list)
     stores: list[Any] = field(default_factory=list)
-    text: bytes = b""                                           # of the first draw, which alone is counted
-    draws: int = 1
+    draws: int = 1                                              # the first alone is counted in bytes
 
     def write(self, sentences: list[list[str]]) -> None:
-        self.stores, self.text = [self.open(s) for s in sentences], "\n".join(sentences[0]).encode()
+        self.said = [old + new for old, new in zip(self.said or [[] for _ in sentences], sentences)]
+        self.stores = [self.open(s) for s in self.said]
+
+    def forget(self, sentences: list[list[str]]) -> None:
+        left, self.said = [[s for s in said if s not in set(gone)] for said, gone in zip(self.said, sentences)], []
+        self.write(left)
 
     def read(self, questions: list[list[str]]) -> Tensor:
         found = [[self.find(s, q) for q in qs] for s, qs in zip(self.stores, questions)]
@@ -97,7 +102,7 @@ class Sentences:
 
     @property
     def kept(self) -> list[Any]:
-        return [self.text, self.parts(self.stores[0]).get("kept", [])]
+        return ["\n".join(self.said[0]).encode(), self.parts(self.stores[0]).get("kept", [])]
 
     @property
     def index(self) -> Any:
@@ -118,12 +123,15 @@ def _bm25(sentences: list[str]) -> BM25:
 
 def bm25_text() -> Sentences:
     """Finds the sentence with the most rare words of the question."""
-    return Sentences(_bm25, lambda m, q: next((u.text for u in m.rank(q, 1)), None),
-                     lambda m: {"index": bytes(m.sizes()["index"] + m.sizes()["vocabulary"])})
+    return Sentences(_bm25, lambda m, q: next((u.text for u in m.rank(q, 1)), None), lambda m: {"index": _index(m)})
 
 
-# what a reader knows about words, whatever the facts: a vector for each attribute and its synonym, equal for the two
+def _index(store: BM25) -> bytes:
+    return bytes(store.sizes()["index"] + store.sizes()["vocabulary"])
+
+
 def _meaning(text: str) -> Tensor:
+    """What a reader knows about words, whatever the facts: 8 numbers for each attribute, and the same for its synonym."""
     table = {w: i for i, pair in enumerate(facts.ATTRIBUTES.items()) for w in pair}
     return torch.eye(8)[[table[w] for w in text.lower().rstrip(".?").split() if w in table]].sum(0)
 
@@ -137,7 +145,7 @@ def synonym_text() -> Sentences:
     def find(m: dict[str, Any], q: str) -> str:
         s = torch.from_numpy(m["bm25"].scores(q)).float()
         return m["sentences"][int((s / s.max().clamp(min=1e-9) + m["vectors"] @ _meaning(q)).argmax())]
-    return Sentences(_synonyms, find, lambda m: {"kept": m["vectors"]})
+    return Sentences(_synonyms, find, lambda m: {"kept": m["vectors"], "index": _index(m["bm25"])})
 
 
 def _trigrams(sentences: list[str]) -> dict[str, Any]:
