@@ -38,11 +38,11 @@ def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tenso
           levels: Tensor | None = None, chunk: int = 64) -> tuple[Tensor, Tensor | dict[int, Tensor]]:
     """Linear attention with a decay per head, per key, or none (g = None). Returns out (..., T, V) and S (..., K, V).
 
-    Decay per head: differentiable once. A decay per key is split along a binary tree, and ``chunk`` is rounded up to a power of two.
+    Decay per head: differentiable once. A decay per key is split along a binary tree; ``chunk`` is rounded up to a power of two.
 
-    ``levels`` (..., T, L): token t reads what token j wrote with weight levels[t, bit_length(t xor j)], t and j counted from 0 at the
-    empty memory (log-linear attention, arXiv:2506.04761). The state is then {level: S}, one for each 1 among the binary digits of the
-    number of tokens so far. Time O(T log T). Raises ValueError for fewer than bit_length(last t) + 1 levels.
+    ``levels`` (..., T, L): token t reads what token j wrote with weight levels[t, bit_length(t xor j)], t and j counted from 0 at
+    the empty memory (log-linear attention, arXiv:2506.04761). The state is then {level: S}, one for each 1 among the binary digits
+    of the number of tokens so far. Time O(T log T). Raises ValueError for fewer than bit_length(last t) + 1 levels.
     """
     if levels is not None:
         return _wide(_by_levels, q, k, v, levels, g, {} if state is None else state, chunk)
@@ -56,13 +56,18 @@ def _wide(form, q, k, v, b, g, state, chunk):
     wide = torch.promote_types(dtype, torch.float32)
 
     def flat(x):
-        return {n: flat(y) for n, y in x.items()} if isinstance(x, dict) else x if x is None else x.reshape(-1, *x.shape[-2:]).to(wide)
+        if isinstance(x, dict):
+            return {n: flat(y) for n, y in x.items()}
+        return None if x is None else x.reshape(-1, *x.shape[-2:]).to(wide)
 
     def back(x):
-        return {n: back(y) for n, y in x.items()} if isinstance(x, dict) else x.reshape(*lead, *x.shape[-2:]).to(dtype)
+        if isinstance(x, dict):
+            return {n: back(y) for n, y in x.items()}
+        return x.reshape(*lead, *x.shape[-2:]).to(dtype)
     state = q.new_zeros(*lead, k.shape[-1], v.shape[-1]) if state is None else state
     q, k, v, b, g, state = map(flat, (q, k, v, b, g, state))
-    return tuple(map(back, form(q, k, v, b, g if g is None else g.clamp(min=-1e3), state, chunk)))      # e^-1000 is 0 in float64
+    g = g if g is None else g.clamp(min=-1e3)                             # e^-1000 is 0 in float64, and 0·(−1000) is a number
+    return tuple(map(back, form(q, k, v, b, g, state, chunk)))
 
 
 # ------------------------------------------------------------------ a decay per head
@@ -123,8 +128,8 @@ class _Chunks(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dout, dS):
-        """From the last chunk to the first, with ∂ for the gradient of the result by something, and L, M the weights of k and q inside a chunk:
-            ∂U = Mᵀ ∂O + (D_C· k) ∂S',   (I + Lᵀ diag b) R = ∂U,   ∂v = b R,   ∂b_i = r_i·e_i,   and what k read as a query gets −b R
+        """From the last chunk to the first. With L and M the weights of k and q inside a chunk, and ∂ for a gradient:
+            ∂U = Mᵀ ∂O + (D_C· k) ∂S',   (I + Lᵀ diag b) R = ∂U,   ∂v = b R,   ∂b_i = r_i·e_i;   what k read as a query gets −b R
         The rest follows for all chunks at once. A decay needs no pass of its own: see dG.
         """
         y, k, U, E, b, D, head, yh, kt, W, states = ctx.saved_tensors

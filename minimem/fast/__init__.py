@@ -1,6 +1,6 @@
 """Optimized libraries behind our own signatures: the only place that imports them, and only when one is picked.
 
-    pick("gated_delta")                   the first library that works here, else our own fast form; ``why`` says what was passed over
+    pick("gated_delta")                   the first library that works here, else our own; ``why`` says what was passed over
     pick("gated_delta", want="fla")       that one, or a ValueError with the reason
     pick("gated_delta", want="minimem")   our own
 

@@ -18,7 +18,8 @@ def main() -> None:
     for key, backends in BACKENDS.items():
         chosen = pick(key).name.split(" ")[0]
         for b in backends:
-            rows.append((key, b.name, installed(b.package), "yes" if b.name == chosen else "no", why_not(b), b.exercised or "not exercised"))
+            active = "yes" if b.name == chosen else "no"
+            rows.append((key, b.name, installed(b.package), active, why_not(b), b.exercised or "not exercised"))
         rows.append((key, "minimem", "", "yes" if chosen == "minimem" else "no", "", "on a CPU"))
     width = [max(map(len, column)) for column in zip(*rows)]
     print("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip() for row in rows))

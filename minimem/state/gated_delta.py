@@ -26,7 +26,7 @@ def init(K: int, V: int, lead: tuple[int, ...] = (), **like) -> Tensor:
 
 
 def step(S: Tensor, q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """One token: the definition. (1) as forget, compare, correct: e^a(I − b k kᵀ)S + b k vᵀ = S' + b k (v − S'ᵀk)ᵀ with S' = e^a S."""
+    """One token: the definition. (1) in three parts: it is S' + b k (v − S'ᵀ k)ᵀ with S' = e^a S."""
     S = a.exp()[..., None] * S                                   # (1) forget
     miss = v - (k[..., None, :] @ S)[..., 0, :]                  # (1) what the memory gets wrong about k
     S = S + k[..., :, None] * (b * miss)[..., None, :]           # (1) correct it

@@ -20,7 +20,8 @@ def overwrite(keys: int, times: int, width: int = 64, cosine: float = 0.0, lead:
               seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """k, v (*lead, keys·times, width) as written, the keys asked (*lead, keys, width), the answers (*lead, keys) and the codebook.
 
-    Keys and codes have unit norm. Decode a read by ``decode``. Raises ValueError for fewer than 1 key or write, or a cosine outside [0, 1).
+    Keys and codes have unit norm. Decode a read by ``decode``.
+    Raises ValueError for fewer than 1 key or write, or a cosine outside [0, 1).
     """
     if keys < 1 or times < 1 or not 0 <= cosine < 1:
         raise ValueError(f"saw keys={keys}, times={times}, cosine={cosine}, wanted keys >= 1, times >= 1, 0 <= cosine < 1")
