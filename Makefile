@@ -2,7 +2,7 @@
 # make notebooks: re-execute changed labs  make serve, make lab, make bench, make new KEY=...
 PY  ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/pip install -q -c constraints.txt
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip install -q -c constraints.txt
 # one BLAS thread a worker: two workers with two threads each are slower than two with one
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
