@@ -15,8 +15,11 @@
 #
 # **Before you scroll:** with 4,096 bytes each, put these in order, best first, and guess how far the first is ahead of the last.
 #
-# 1. a small network trained until it knows the facts, 2. the key-value cache of a transformer, 3. the state of linear attention, 4. the facts written down as plain sentences,
-# 5. a hash table from an engineer's toolbox.
+# - a small network trained until it knows the facts,
+# - the key-value cache of a transformer,
+# - the state of linear attention,
+# - the facts written down as plain sentences,
+# - a hash table from an engineer's toolbox.
 
 # %%
 import math
