@@ -138,7 +138,7 @@ show.four_memories()
 plt.show()
 
 # %% [markdown]
-# **Per byte, engineers' tables win and it is not close. Every other memory earns its place in panel C.**
+# **Per byte an engineer's table wins, with more than twice the recall of anything that learns. Every other memory earns its place in panel C.**
 #
 # How to read it. **A**: the lines are almost flat, so what matters is the kind of memory, not its size; halving the width of a number doubles the height until 4 bits; the cache of a real model is at the bottom,
 # because it keeps 256 bytes for 8 bits (a real one, SmolLM2-135M, keeps 23,040 bytes for each *token*: three orders of magnitude further down). **B**: the same matrix holds four to seven times more when it is written more carefully; a table gets there in ten operations because it never blends two facts.
