@@ -193,8 +193,9 @@ def battery(fn: Callable, like: str, form: bool = False, quiet: bool = False) ->
         mine = fn
     else:
         def mine(*xs: Tensor, state: object = None) -> tuple[Tensor, object]:
-            start = row.code.recurrent(*(x[..., :1, :] for x in xs))[1] if state is None else state
-            state = _map(torch.zeros_like, start) if state is None else state
+            if state is None:
+                k, v = (xs[row.inputs.index(c)] for c in "kv")
+                state = row.code.init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
             return core.run(fn, state, *xs)
     sheet = {}
     for name, test in CHECKS.items():
@@ -208,10 +209,6 @@ def battery(fn: Callable, like: str, form: bool = False, quiet: bool = False) ->
     if not quiet:
         print("\n".join(f"{name:16} {verdict}" for name, verdict in sheet.items()))
     return sheet
-
-
-def _map(f: Callable[[Tensor], Tensor], state: object) -> object:
-    return f(state) if isinstance(state, Tensor) else {k: _map(f, v) for k, v in state.items()}
 
 
 def same(fn: Callable, reference: Callable, *args: object, **options: object) -> None:

@@ -3,11 +3,16 @@ import pytest
 import torch
 
 from minimem import check
+from minimem.catalog import systems
 from minimem.state import gated_delta
 
 
-def test_right_is_ok():
-    assert set(check.battery(gated_delta.step, like="gated_delta", quiet=True).values()) == {"ok"}
+@pytest.mark.parametrize("row", [s for s in systems().values() if s.built and s.forms], ids=lambda s: s.key)
+def test_every_step_of_ours_is_ok(row):
+    assert set(check.battery(row.code.step, like=row.key, quiet=True).values()) == {"ok"}
+
+
+def test_form_is_ok():
     assert set(check.battery(gated_delta.chunked, like="gated_delta", form=True, quiet=True).values()) == {"ok"}
 
 
