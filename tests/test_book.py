@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from minimem import catalog
+from minimem import catalog, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -50,28 +50,28 @@ def test_heading_of_the_survey(heading):
 
 def test_every_section_is_shown_once():
     shown = [m for text in PAGES.values() for m in re.findall(r"^```\{include\} (?:\.\./)*generated/(\w+)\.md$", text, re.M)]
-    sections = {catalog.slug(x) for s in catalog.systems().values() for x in s.sections}
+    sections = {pages.slug(x) for s in catalog.systems().values() for x in s.sections}
     assert sorted(sections - set(shown)) == []
     assert sorted(x for x in set(shown) if shown.count(x) > 1) == []
-    known = sections | {"coverage", "systems", "errata", "glossary", "speed"} | set(catalog.api())
+    known = sections | {"coverage", "systems", "errata", "glossary", "speed"} | set(pages.api())
     assert sorted(set(shown) - known) == []
 
 
 def test_every_module_has_its_page():
-    shown = set(re.findall(r"automodule:: (\S+)", "\n".join(catalog.api().values())))
+    shown = set(re.findall(r"automodule:: (\S+)", "\n".join(pages.api().values())))
     modules = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in (ROOT / "minimem").rglob("*.py")}
     hidden = {"minimem"} | {f"minimem.{k}" for k in catalog.KINDS} | {m for m in modules if m.startswith("minimem.fast.")}
     assert shown == modules - hidden
 
 
 def test_every_card_has_its_place():
-    cards = "\n".join(catalog.section_table(x) for x in {x for s in catalog.systems().values() for x in s.sections})
+    cards = "\n".join(pages.section_table(x) for x in {x for s in catalog.systems().values() for x in s.sections})
     assert [k for k in catalog.systems() if cards.count(f"(card-{k})=") != 1] == []
 
 
 def test_splitting_formulas_loses_nothing():
     for s in catalog.systems().values():
-        rows = [r for r in catalog._equations(s) if r]
+        rows = [r for r in catalog.equations(s) if r]
         text = "\n".join(rows)
         assert re.findall(r"\\tag\{\d+\}", text) == re.findall(r"\\tag\{\d+\}", s.equation), s.key
         for row in text.splitlines()[1:-1]:
@@ -93,7 +93,7 @@ def test_pictures_are_there():
 def test_names_in_two_languages():
     rows = catalog.systems().values()
     assert [s.key for s in rows if not s.name or not s.name_zh] == []
-    assert "| Sparse retrieval | 稀疏检索 |" in catalog.glossary()
+    assert "| Sparse retrieval | 稀疏检索 |" in pages.glossary()
 
 
 def test_every_system_cites_its_paper():

@@ -102,8 +102,8 @@ print("imported", len(names))
 
 def test_what_needs_the_clone_says_so(installed):
     done = alone(installed, """
-from minimem import catalog
-for what in (catalog.problems, catalog.tables, lambda: catalog.result("lora")):
+from minimem import catalog, pages
+for what in (catalog.problems, pages.tables, lambda: catalog.result("lora")):
     try:
         what()
     except ValueError as e:
