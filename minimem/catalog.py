@@ -76,6 +76,7 @@ class System:
 
 @cache
 def contents() -> dict[str, Any]:
+    """``catalog.toml`` as it stands."""
     return tomllib.loads(files("minimem").joinpath("catalog.toml").read_text(encoding="utf8"))
 
 

@@ -81,7 +81,7 @@ def test_splitting_formulas_loses_nothing():
 
 
 def test_speed_reads_nested_measurements():
-    rows = catalog._rows("rows", [{"case": "delta", "T": 2048, "ms": {"ours": 1234.5, "theirs": 2.0}}, {"by": "attend", "ms": 1.25}])
+    rows = pages._rows("rows", [{"case": "delta", "T": 2048, "ms": {"ours": 1234.5, "theirs": 2.0}}, {"by": "attend", "ms": 1.25}])
     assert rows == ["| **delta, T 2,048** | |", "| ours | ms 1,234 |", "| theirs | ms 2 |", "| attend | ms 1.25 |"]
 
 
