@@ -143,10 +143,11 @@ def test_refuses_a_state_of_another_size(form):
         form(*qkv(5), state=window.init(7, 4, (2, 3), dtype=torch.float64))
 
 
+@pytest.mark.parametrize("options", [{}, {"rotate": rotate_pairs}, {"rotate": rotate_pairs, "sinks": 0}], ids=["bare", "rotated", "no sinks"])
 @pytest.mark.parametrize("at", [1, 9, 22, 39])
-def test_fast_cut_anywhere(at):
+def test_fast_cut_anywhere(at, options):
     xs = qkv(40)
-    whole = window.parallel(*xs)
-    a, state = fast.streaming(*(x[..., :at, :] for x in xs))
-    b, state = fast.streaming(*(x[..., at:, :] for x in xs), state=state, block=16)
+    whole = window.parallel(*xs, **options)
+    a, state = fast.streaming(*(x[..., :at, :] for x in xs), **options)
+    b, state = fast.streaming(*(x[..., at:, :] for x in xs), state=state, block=16, **options)
     check._same((torch.cat([a, b], -2), state), whole, f"cut at {at}")
