@@ -11,17 +11,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: book test notebooks serve lab bench new lint tables clean
 
 .venv/bin/python:
+	@$(PY) -c 'import sys; sys.exit("minimem needs Python 3.11 or newer, saw " + sys.version.split()[0] + "; say which: make PY=/path/to/python" if sys.version_info < (3, 11) else 0)'
 	$(PY) -m venv .venv
-	$(PIP) -U pip
+	@$(PIP) -U pip
 
 .venv/.book: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e '.[book]'
-	touch $@
+	@echo 'installing what the book needs into .venv: one to three minutes, once'
+	@$(PIP) -e '.[book]'
+	@touch $@
 
 .venv/.test: .venv/.book requirements-nodeps.txt
-	$(PIP) -e '.[text,notebooks,book,test,oracles]'
-	$(PIP) --no-deps -r requirements-nodeps.txt
-	touch $@
+	@echo 'installing what the tests need beside it, other implementations among them: one to three minutes, once'
+	@$(PIP) -e '.[text,notebooks,book,test,oracles]'
+	@$(PIP) --no-deps -r requirements-nodeps.txt
+	@touch $@
 
 tables: .venv/.book
 	$(BIN)/python -m minimem.catalog tables
