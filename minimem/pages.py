@@ -129,7 +129,7 @@ def api() -> dict[str, str]:
         return [p for p in sorted((ROOT / "minimem" / name).glob("*.py")) if p.stem not in ("__init__", "__main__")]
     contract = [ROOT / f"minimem/{n}.py" for n in ("core", "check", "catalog", "forms")]
     others = [d for d in sorted((ROOT / "minimem").iterdir()) if (d / "__init__.py").exists() and d.name not in KINDS]
-    rest = [p for p in folder("") if p not in contract]
+    rest = [p for p in folder("") if p not in contract and p.stem != "pages"]
     rest += [p for d in others for p in [d / "__init__.py", *(folder(d.name) if d.name != "fast" else [])]]
     memories = [line for kind, title in KINDS.items() if folder(kind) for line in (f"## {title}\n", *map(module, folder(kind)))]
     return {"api_contract": "\n".join(module(p)[1:] for p in contract if p.exists()), "api_memories": "\n".join(memories),

@@ -120,15 +120,15 @@ print("\n".join(lines))
 WANTED = [("tables", "XOR static function", 0), ("tables", "cuckoo, 12-bit fingerprint", 0), ("tables", "log, exact key", 0),
           ("nets", "MLP", 8), ("nets", "MLP", 32), ("solved", "least squares", 8), ("solved", "least squares", 32), ("caches", "KV cache, tuned width", 4),
           ("caches", "KV cache 64+64 float16", 16), ("states", "additive", 8), ("states", "additive", 32), ("states", "delta, one pass", 32)]
-live, lines = {}, ["bits a byte in                  256 B    1 KiB    4 KiB   16 KiB    to write   to read   bytes touched"]
+live, lines = {}, ["bits a byte at                256 B  1 KiB  4 KiB 16 KiB   to write to read touched"]
 for part, name, bits in WANTED:
     for kib in (0.25, 1, 4, 16):
         stored = result(f"four_memories_{part}" + (f"_{max(kib, 1):.0f}_kib" if part == "nets" else ""))["data"]["rows"]
         row = next((r for r in stored if (r["name"], r["bits"], r["budget"]) == (name, bits, 1024 * kib)), None)
         if row and (part != "nets" or kib <= 4):                     # larger ones train for minutes: the stored point stands
             live[name, bits, kib] = trial(compare.remake(row), row["N"])
-    told = [f"{live[name, bits, kib].per_byte.mean():9.2f}" if (name, bits, kib) in live else " " * 9 for kib in (0.25, 1, 4, 16)]
-    lines.append(f"{name:26} {bits or '':2}" + "".join(told) + f"{row['write']:12,.0f}{row['read']:10,.0f}{row['touched']:16,}")
+    told = [f"{live[name, bits, kib].per_byte.mean():7.2f}" if (name, bits, kib) in live else " " * 7 for kib in (0.25, 1, 4, 16)]
+    lines.append(f"{name:26} {bits or '':2}" + "".join(told) + f"{row['write']:11,.0f}{row['read']:8,.0f}{row['touched']:8,}")
 print("\n".join(lines))
 
 # %% [markdown]
