@@ -324,8 +324,9 @@ def test_deleting():
     leaving = {(r["replay"], r["exposures"]): (mean(r["leak"]), r["still right"]) for r in rows("leaving")}
     assert leaving[False, 30][0] >= 3 and leaving[False, 30][1] <= 0.2       # silent, not empty
     assert leaving[False, 300][0] <= 0.1                                      # longer training does delete
-    leak = [mean(r["leak"]) for r in rows("passes_of_forgetting")]
-    assert leak[0] >= 0.25 and leak == sorted(leak, reverse=True)             # .30 in three draws, .16 to .46
+    erased = [r["leak"] for r in rows("passes_of_forgetting")]
+    assert min(erased[0]) > 0.1                                               # not clean, by the bound of the clean ones; at least .3 was
+    assert [mean(x) for x in erased] == sorted(map(mean, erased), reverse=True)   # expected before the run and missed: .297, .16 to .46
 
 
 def test_wrong_bits():
