@@ -96,7 +96,7 @@ def _rows(name: str, node: Any) -> list[str]:
     if isinstance(node, dict):
         return [f"| **{name}** | |", *(r for k, v in node.items() for r in _rows(k, v))]
     if isinstance(node, list) and any(isinstance(x, dict) for x in node):
-        return [r for x in node for r in _case(x)]
+        return [*([] if name == "rows" else [f"| **{name}** | |"]), *(r for x in node for r in _case(x))]
     return [f"| {name} | {_shown(node)} |"]
 
 
