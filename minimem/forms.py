@@ -260,8 +260,8 @@ def softmax_read(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None)
     s = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).mT
     if visible is not None:
         s = s + s.new_zeros(visible.shape).masked_fill(~visible, low)     # s is lost in low; adding is faster than filling s
-    p = s.softmax(-1)
-    lse = s.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()       # of p = e^(s − lse), at the largest s
+    p, (top, at) = s.softmax(-1), s.max(-1, keepdim=True)
+    lse = top - p.gather(-1, at).log()                                    # of p = e^(s − lse), at one and the same key
     return p @ v.to(wide) * (lse > low), lse
 
 

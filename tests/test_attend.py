@@ -94,6 +94,13 @@ def test_an_empty_group_changes_nothing(dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(o.sum() + lse.sum(), xs))
 
 
+def test_nearly_equal_scores_have_the_right_slope():
+    """Scores nearer than float32 can tell apart around 1: their exponentials are equal, they are not."""
+    q, k = torch.full((1, 4), 1e-3), torch.tensor([[1.0], [1 - 1e-5], [-0.5]]) * torch.eye(4)[0]
+    slope, = torch.autograd.grad(softmax_read(q, k.requires_grad_(), k)[1].sum(), k)
+    torch.testing.assert_close(slope, q / 2 / 3 * torch.ones(3, 1), rtol=1e-3, atol=0)
+
+
 def test_huge_scores_stay_finite():
     q, k, v = qkv(50, dtype=torch.float32)
     o, lse = attend(1e4 * q, 1e4 * k, v, window=8, sinks=2, block=16)
