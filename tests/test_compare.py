@@ -140,6 +140,16 @@ def test_largest_is_the_largest_that_fits(budget, bits):
     assert [accounts_empty(State(n, 8, bits)) <= budget for n in (size, size + 2)] == [True, False]
 
 
+@pytest.mark.parametrize("most", range(1, 40))
+def test_largest_finds_every_size(most):
+    assert compare.largest(lambda n: State(n, 8), most * 32, 1) == most
+
+
+def test_a_budget_too_small_for_the_smallest_is_refused():
+    with pytest.raises(ValueError, match="size 2 keeps more than 63 bytes"):
+        compare.largest(lambda n: State(n, 8), 63)
+
+
 def accounts_empty(m):
     m.empty(1)
     return accounts(m)["kept"]

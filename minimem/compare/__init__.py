@@ -95,14 +95,19 @@ def best(trials: Iterable[Trial], floor: float = 0.9) -> Trial | None:
 
 
 def largest(make: Callable[[int], Any], budget: int, multiple: int = 2) -> int:
-    """The largest size whose empty memory keeps at most ``budget`` bytes, measured; sizes are multiples of ``multiple``."""
+    """The largest size whose empty memory keeps at most ``budget`` bytes, measured; sizes are multiples of ``multiple``.
+
+    Raises ValueError if not even the smallest fits.
+    """
     def fits(n: int) -> bool:
         memory = make(n * multiple)
         memory.empty(1)
         return accounts(memory)["kept"] <= budget
     n = 1
+    if not fits(n):
+        raise ValueError(f"size {multiple} keeps more than {budget} bytes, wanted a larger budget")
     while fits(2 * n):
         n *= 2
-    for step in (n >> i for i in range(1, n.bit_length())):
+    for step in [n >> i for i in range(1, n.bit_length())]:      # a list: n changes on the way
         n += step if fits(n + step) else 0
     return n * multiple
