@@ -7,7 +7,7 @@
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
 Units   g is a natural log-decay ≤ 0 (−∞ empties the memory). Every decay is e to a sum of g's, never a quotient: no gate overflows.
 
-Arguments of gated and delta are checked in the mechanisms that call them. float16 and bfloat16 are computed in float32.
+Arguments of gated and delta are checked in the mechanisms that call them, but for chunk: ValueError below 1. float16 and bfloat16 are computed in float32.
 """
 from __future__ import annotations
 
@@ -52,13 +52,15 @@ def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tenso
 
 def _wide(form, q, k, v, b, g, state, chunk):
     """Leading axes flattened to one, at least float32 inside."""
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}, wanted >= 1")
     lead, dtype = q.shape[:-2], q.dtype
     wide = torch.promote_types(dtype, torch.float32)
 
     def flat(x):
         if isinstance(x, dict):
             return {n: flat(y) for n, y in x.items()}
-        return None if x is None else x.reshape(-1, *x.shape[-2:]).to(wide)
+        return None if x is None else x.reshape(x.shape[:-2].numel(), *x.shape[-2:]).to(wide)
 
     def back(x):
         if isinstance(x, dict):
@@ -74,7 +76,7 @@ def _wide(form, q, k, v, b, g, state, chunk):
 
 def _by_chunks(q, k, v, b, g, state, chunk):
     C = min(chunk, q.shape[1])
-    outs, step = [], max(1, ROWS // (C * len(q))) * C
+    outs, step = [], max(1, ROWS // (C * max(1, len(q)))) * C
     for part in zip(*([None] * -(-q.shape[1] // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
         q_, k_, v_, b_, g_ = (x if x is None else _chunks(x, C).transpose(0, 1) for x in part)
         out, state = _Chunks.apply(q_, k_, v_, b_, q.new_zeros(1, 1, C, 1) if g_ is None else g_, state)
@@ -169,7 +171,7 @@ class _Chunks(Function):
 
 def _add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """x += a @ b, with two leading axes."""
-    x.view(-1, *x.shape[2:]).baddbmm_(a.flatten(0, 1), b.flatten(0, 1))
+    x.view(a.shape[:2].numel(), *x.shape[2:]).baddbmm_(a.flatten(0, 1), b.flatten(0, 1))
     return x
 
 

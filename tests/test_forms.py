@@ -70,6 +70,21 @@ def test_parts_worked_on_one_after_another(rule, monkeypatch):
         torch.testing.assert_close(got, w, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("lead", [(0,), (2, 0)])
+def test_no_sequences_at_all(rule, lead):
+    leaves = {n: x.requires_grad_() for n, x in make(rule, 40, lead).items()}
+    for x in fast(**leaves):
+        assert x.numel() == 0 and x.shape[:-2] == lead
+        torch.autograd.grad(x.sum(), list(leaves.values()), retain_graph=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_chunks_of_nothing_are_refused(rule):
+    with pytest.raises(ValueError, match="chunk is 0, wanted >= 1"):
+        fast(**make(rule, 5), chunk=0)
+
+
 def by_levels(q, k, v, g, levels):
     """o_t = Σ_{j≤t} levels[t, bit_length(t xor j)] (q_t·e^{Σ g over (j, t]} k_j) v_j, as one T × T matrix."""
     T = q.shape[-2]
