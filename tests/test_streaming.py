@@ -103,6 +103,13 @@ def test_rotated_and_cut_anywhere(chunks):
     check._same((torch.cat(outs, -2), state), (want, last), "cut")
 
 
+@pytest.mark.parametrize("rotate", [rotate_pairs, rotate_halves])
+@pytest.mark.parametrize("K", [1, 3, 5])
+def test_an_odd_width_has_no_pairs(rotate, K):
+    with pytest.raises(ValueError, match=f"x has width {K}, wanted an even one"):
+        rotate(torch.ones(4, K), torch.arange(4))
+
+
 def test_no_slot_beyond_the_cache():
     """However long the text, no angle is used that the model could not have met within sinks + window tokens."""
     slots_seen = set()

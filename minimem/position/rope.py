@@ -15,7 +15,12 @@ from torch import Tensor
 
 
 def angles(positions: Tensor, K: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of t·θ_i, each (T, K/2), in float64: a position times a frequency loses its fraction in short types."""
+    """cos and sin of t·θ_i, each (T, K/2), in float64: a position times a frequency loses its fraction in short types.
+
+    Raises ValueError for an odd K, here and in both rotations.
+    """
+    if K % 2:
+        raise ValueError(f"x has width {K}, wanted an even one: coordinates turn in pairs")
     theta = base ** (-torch.arange(0, K, 2, dtype=torch.float64, device=positions.device) / K)      # (1)
     turn = positions.double()[:, None] * theta
     return turn.cos(), turn.sin()
