@@ -47,7 +47,7 @@ def expect(wanted: str, *inputs: Tensor, state: Tensor | None = None, state_shap
     """Check the inputs of a public form once, before any arithmetic.
 
     ``wanted`` names each input and its last axes: ``expect("q:TK k:TK v:TV a:T1", q, k, v, a)``.
-    Equal letters must be equal sizes, ``1`` is the number one, leading axes must be the same for all.
+    Equal letters must be equal sizes, ``1`` is the number one, leading axes must be the same for all, types floating and the same.
     An input called ``a`` or ``g`` is a log-decay and must be ≤ 0. ``state_shape`` says the last axes of ``state``.
 
     Raises ValueError naming the argument, what was seen and what was wanted.
@@ -60,6 +60,8 @@ def expect(wanted: str, *inputs: Tensor, state: Tensor | None = None, state_shap
     for name, shape, x in zip(names, shapes, inputs, strict=True):
         if not isinstance(x, Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is {x.dtype}, wanted a floating type")
         want = "(..., " + ", ".join(f"{c}={size[c]}" if c in size and c != "1" else c for c in shape) + ")"
         if x.dim() < len(shape):
             raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted {want}")

@@ -178,6 +178,14 @@ def test_the_empty_memory_is_where_a_form_starts(module, letters, form):
 
 @MODULES
 @FORMS
+def test_whole_numbers_are_refused(module, letters, form):
+    """Sums in them would be cut to whole numbers without a word."""
+    with pytest.raises(ValueError, match="q is torch.int64, wanted a floating type"):
+        getattr(module, form)(*(x.long() for x in make(letters)))
+
+
+@MODULES
+@FORMS
 def test_a_state_that_does_not_fit_is_refused(module, letters, form):
     xs = make(letters)
     state = module.init(16, 9, (2, 3))
