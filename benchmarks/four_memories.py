@@ -271,7 +271,7 @@ def false_answers(m, keys, unseen, law):
             return m.match(keys).max(-1).values
         z = m.read(keys)
         return (z.amax(-1) > 0).float() if isinstance(m, Table) else (law.T * z).softmax(-1).amax(-1)
-    return torch.stack([(u >= k.quantile(0.05)).float().mean() if k.min() < 1 or isinstance(m, Cache) else u.mean() for k, u in zip(sure(keys), sure(unseen))])
+    return torch.stack([(u >= k.quantile(0.05)).float().mean() for k, u in zip(sure(keys), sure(unseen))])
 
 
 def change(m, keys, values, at, everything):

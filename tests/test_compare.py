@@ -1,6 +1,8 @@
 """The comparison: adapters against arithmetic and the fast forms, and every claim against the stored sweep."""
 import math
+import sys
 from functools import partial
+from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -26,6 +28,9 @@ from minimem.compare import (
     xor,
 )
 from minimem.tasks import facts
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import four_memories  # noqa: E402
 
 DRAWS = (1, 2, 10)
 
@@ -133,6 +138,10 @@ def test_a_replaying_net_owns_its_replay():
     assert filled(m)["aux"] == 16 * (8 + 8 * 4)                  # the key and eight target bits as float32
 
 
+def test_an_edited_net_owns_what_its_edits_need():
+    assert filled(EditedNet(32, 24, exposures=3))["aux"] == 4 * (25 * 25 + 1)      # the Gram matrix and, of each draw, how sure it is
+
+
 @pytest.mark.parametrize("budget", [256, 1000, 4096])
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
 def test_largest_is_the_largest_that_fits(budget, bits):
@@ -218,6 +227,19 @@ def test_a_state_cannot_pass_its_information_limit():
 def test_best_needs_accuracy():
     crowded, fair = trial(State(128, 8), 512), trial(State(128, 8), 20)
     assert crowded.bits.mean() > fair.bits.mean() and compare.best([crowded, fair]) is fair and compare.best([crowded]) is None
+
+
+class Sure:
+    """As sure of an answer as its key says."""
+
+    def read(self, keys):
+        return torch.stack([keys, 1 - keys], -1).log()
+
+
+@pytest.mark.parametrize("written, share", [(1.0, 0.25), (0.85, 0.75), (0.5, 1.0)])
+def test_false_answers_are_a_share_of_keys_and_no_mean_of_how_sure(written, share):
+    unseen = torch.tensor([[1.0, 0.9, 0.8, 0.9]])
+    assert four_memories.false_answers(Sure(), torch.full((1, 8), written), unseen, recall.Law(1.0, 0.0)).item() == share
 
 
 # ------------------------------------------------------------------ the stored sweep

@@ -109,7 +109,7 @@ def _newest(old: Any, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class EditedNet(Net):
-    """A network whose later writes are ROME's edit of the last layer; the Gram matrix of its hidden units is kept in aux."""
+    """A network whose later writes are ROME's edit of the last layer; the Gram matrix of its hidden units and how sure it is are kept in aux."""
     ridge: float = 1e-2
 
     def _learn(self, keys: Tensor, target: Tensor) -> None:
@@ -119,7 +119,8 @@ class EditedNet(Net):
         w = self.weights
         h = _with_1((self.inputs(keys) @ w[0]).relu())
         if first:
-            self.aux = h.mT @ h + self.ridge * torch.eye(h.shape[-1])
-            self.sure = (h @ w[1]).abs().mean()                 # how far from 0 a sure answer is
+            sure = (h @ w[1]).abs().mean((-1, -2), keepdim=True)             # how far from 0 a sure answer is
+            self.aux = h.mT @ h + self.ridge * torch.eye(h.shape[-1]), sure
         else:
-            self.keep([w[0], rome(w[1], self.aux, h, (2 * target - 1) * self.sure)])
+            gram, sure = self.aux
+            self.keep([w[0], rome(w[1], gram, h, (2 * target - 1) * sure)])
