@@ -7,6 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimem import check
+from minimem.fast import full as plain
 from minimem.fast import sdpa as fast
 from minimem.forms import attend, merge, softmax_read
 
@@ -174,6 +175,17 @@ def test_fast_full(dtype, tolerance, lead):
         (a, state), rest = fast.full(*(x[..., :cut, :] for x in (q, k, v))), [x[..., cut:, :] for x in (q, k, v)]
         b = [fast.full(*rest, state=state)[0]] if cut < 45 else []
         torch.testing.assert_close(torch.cat([a, *b], -2), want, **tolerance)
+
+
+@pytest.mark.parametrize("full", [fast.full, plain], ids=["sdpa", "minimem"])
+@pytest.mark.parametrize("place, change, message", [
+    (2, lambda v: torch.cat([v, v], -2), "v has shape"), (1, lambda k: k[..., :3], "k has shape"),
+    (0, lambda q: q * torch.nan, "q holds NaN"), (1, lambda k: k.float(), "k is torch.float32")])
+def test_full_refuses(full, place, change, message):
+    xs = qkv(128)
+    xs[place] = change(xs[place])
+    with pytest.raises(ValueError, match=message):
+        full(*xs)
 
 
 def test_is_causal_is_aligned_at_the_top_left():

@@ -141,7 +141,7 @@ def test_refuses(form, options, message):
         form(*qkv(5), **options)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, fast.streaming], ids=["recurrent", "parallel", "fast"])
 def test_refuses_a_state_of_another_size(form):
     state = window.parallel(*qkv(20), window=12, sinks=2)[1]
     with pytest.raises(ValueError, match="14 tokens, wanted at most sinks \\+ window = 10"):

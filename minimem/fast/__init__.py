@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
-from .. import forms
+from .. import core, forms
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,33 @@ BACKENDS = {
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Causal attention over all that came before, by blocks: (..., T, D) to o (..., T, V) and every key and value so far."""
-    if state is not None:
-        k, v = torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
+    """Causal attention over all that came before, by blocks: (..., T, D) to o (..., T, V) and every key and value so far.
+
+    Raises ValueError for shapes that do not fit, mixed types and NaN.
+    """
+    k, v = joined(q, k, v, state)
     return forms.attend(q, k, v)[0], {"k": k, "v": v}
 
 
+def joined(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """The keys and values of the state and then those given, once everything fits."""
+    core.expect("q:TK k:TK v:TV", q, k, v)
+    if state is None:
+        return k, v
+    core.expect("k:TK v:TV state['k']:MK state['v']:MV", k, v, state["k"], state["v"])
+    return torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
+
+
 def search(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k keys with the largest inner product, one matrix product and a partial sort: scores and ids, (Q, k)."""
+    """The k keys with the largest inner product, one matrix product and a partial sort: scores and ids, (Q, k).
+
+    Raises ValueError for shapes other than (Q, K) and (N, K), mixed types, NaN, and k outside 1..N.
+    """
+    core.expect("queries:QK keys:NK", queries, keys)
+    if queries.dim() != 2:
+        raise ValueError(f"queries has shape {tuple(queries.shape)}, wanted (Q, K)")
+    if not 1 <= k <= len(keys):
+        raise ValueError(f"k must be between 1 and the number of keys, {len(keys)}, saw {k!r}")
     return tuple(torch.topk(queries @ keys.mT, k))
 
 

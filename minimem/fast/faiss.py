@@ -4,6 +4,7 @@
 
 Paper   Johnson, Douze, Jégou 2017, arXiv:1702.08734.
 Differs float32 on the CPU only: anything else is refused, not converted. Keys that tie may come in another order.
+        The scores carry no gradient.
 Shapes  queries: (Q, K)   keys: (N, K)   scores: (Q, k)   ids: (Q, k), int64
 """
 from __future__ import annotations

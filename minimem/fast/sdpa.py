@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import core
 from ..cache.window import Rotate, bare
+from . import joined
 
 State = dict[str, Tensor]
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """Causal attention over all that came before. Returns o (..., T, V) and every key and value so far."""
-    k, v = _joined(q, k, v, state)
+    k, v = joined(q, k, v, state)
     T, M = q.shape[-2], k.shape[-2]
     at = torch.arange(M, device=q.device)
     mask = at <= at[-T:, None] if 1 < T < M else None
@@ -34,11 +34,13 @@ def streaming(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, windo
               rotate: Rotate = bare, block: int = 128) -> tuple[Tensor, State]:
     """The first ``sinks`` and the last ``window`` keys, as ``cache.window.parallel``. Returns o and the cache, unrotated.
 
-    Raises ValueError for window or block < 1, sinks < 0, and shapes that do not fit.
+    Raises ValueError for window or block < 1, sinks < 0, and shapes that do not fit, a state of more than sinks + window among them.
     """
     if window < 1 or sinks < 0 or block < 1:
         raise ValueError(f"saw window={window}, sinks={sinks}, block={block}, wanted window >= 1, sinks >= 0, block >= 1")
-    k, v = _joined(q, k, v, state)
+    k, v = joined(q, k, v, state)
+    if (held := k.shape[-2] - q.shape[-2]) > sinks + window:
+        raise ValueError(f"the state holds {held} tokens, wanted at most sinks + window = {sinks + window}")
     M, K, v_sinks = *k.shape[-2:], v[..., :sinks, :]
     at, out, first = torch.arange(M, device=q.device), [], M - q.shape[-2]
     kept = torch.cat([at[:sinks], at[sinks:][-window:]])
@@ -56,14 +58,6 @@ def streaming(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, windo
         out.append(_read(x, torch.cat([k_sinks, *ks[lo:hi]], -2), torch.cat([v_sinks, *vs[lo:hi]], -2), attn_mask=mask, scale=K**-0.5))
         first = end
     return torch.cat(out, -2), cache
-
-
-def _joined(q: Tensor, k: Tensor, v: Tensor, state: State | None) -> tuple[Tensor, Tensor]:
-    core.expect("q:TK k:TK v:TV", q, k, v)
-    if state is None:
-        return k, v
-    core.expect("k:TK v:TV state['k']:MK state['v']:MV", k, v, state["k"], state["v"])
-    return torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
 
 
 def _read(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
