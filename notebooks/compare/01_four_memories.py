@@ -141,8 +141,8 @@ plt.show()
 # %% [markdown]
 # **Per byte an engineer's table wins, with more than twice the recall of anything that learns. Every other memory earns its place in panel C.**
 #
-# How to read it. **A**: the lines are almost flat, so what matters is the kind of memory, not its size; halving the width of a number doubles the height until 4 bits; the cache of a real model is at the bottom,
-# because it keeps 256 bytes for 8 bits (a real one, SmolLM2-135M, keeps 23,040 bytes for each *token*: three orders of magnitude further down). **B**: the same matrix holds four to seven times more when it is written more carefully; a table gets there in ten operations because it never blends two facts.
+# How to read it. **A**: the lines are almost flat, so what matters is the kind of memory, not its size; halving the width of a number about doubles the height down to 8 bits, and 4 bits help all but the larger states; the cache of a real model is at the bottom,
+# because it keeps 256 bytes for 8 bits (a real one, SmolLM2-135M, keeps 23,040 bytes for each *token*, and a sentence has a dozen of them: three orders of magnitude further down). **B**: the same matrix holds four to seven times more when it is written more carefully; a table gets there in ten operations because it never blends two facts.
 # **C**: no memory can do everything. The densest table, XOR, keeps nothing of a key: one wrong bit and the answer is noise, and it answers keys that it was never told with full confidence.
 #
 # ### What this picture cannot say
@@ -168,9 +168,10 @@ assert all(t.accuracy.mean() >= (0.85 if name == "MLP" else 0.9) for (name, _, _
 assert seen[3].bits.mean() > 2 * seen[0].bits.mean() and seen[3].accuracy.mean() < 0.05       # most bits, no answers
 
 # %% [markdown]
-# ## Six more questions, where bytes do not decide
+# ## Harder questions, where bytes do not decide
 #
 # 128 facts in 16 KiB: everybody holds them. Now the questions get harder: two of the 64 bits of the key are wrong, or the fact has been rewritten and the newest value is wanted. Bits a fact, of 8.
+# (Panel C asks these two, there with three rewrites, and five more.)
 
 # %% tags=["nbval-ignore-output"]
 def per_fact(memory, keys, answer):
