@@ -96,3 +96,44 @@ def test_a_full_cuckoo_table_tells_how_many_it_lost():
     table = Cuckoo(256)
     lost = table.write(K[:200], W[:200])
     assert lost > 0 and table.read(K[:200])[1].sum() == pytest.approx(200 - lost, abs=3)
+
+
+# ------------------------------------------------------------------ odd input
+
+def written(table, keys, values):
+    table.write(keys, values)
+    return table
+
+
+BUILD = {"log": lambda k, v: written(Log(100), k, v), "cuckoo": lambda k, v: written(Cuckoo(1024), k, v), "xor": lambda k, v: Xor(k, v, 64)}
+
+
+@pytest.mark.parametrize("make", BUILD.values(), ids=BUILD)
+def test_a_value_that_is_no_byte_is_refused(make):
+    for wrong in (256, -1):
+        with pytest.raises(ValueError, match="wanted 0 to 255"):
+            make(K[:3], np.array([0, wrong, 255]))
+    with pytest.raises(ValueError, match=r"values have shape \(2,\), wanted that of the keys, \(3,\)"):
+        make(K[:3], W[:2])
+    make(K[:2], np.array([0, 255])).read(K[:0])
+    make(K[:0], W[:0])
+
+
+def test_room_for_nothing_is_refused():
+    with pytest.raises(ValueError, match="capacity must be >= 1, saw 0"):
+        Log(0)
+    for nbytes, f in ((9, 12), (1024, 0), (1024, 23)):
+        with pytest.raises(ValueError, match=f"saw {nbytes} bytes and f = {f}"):
+            Cuckoo(nbytes, f)
+    assert written(Cuckoo(10, 12), K[:1], W[:1]).read(K[:1])[1].all()
+    assert written(Cuckoo(1024, 22), K[:9], W[:9]).read(K[:9])[0].tolist() == W[:9].tolist()
+
+
+def test_a_static_function_refuses_repeated_keys():
+    with pytest.raises(ValueError, match="1 of 3 keys are repeated"):
+        Xor(K[[0, 1, 0]], W[:3], 64)
+
+
+@pytest.mark.parametrize("within", [0, 12])
+def test_an_empty_log_finds_nothing(within):
+    assert not Log(5, within).read(K)[1].any()

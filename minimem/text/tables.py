@@ -30,14 +30,25 @@ def mix(keys: Ints, seed: int) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def expect_facts(keys: Ints, values: Ints) -> None:
+    """Raises ValueError unless there is one value for each key, from 0 to 255."""
+    if np.shape(keys) != np.shape(values):
+        raise ValueError(f"values have shape {np.shape(values)}, wanted that of the keys, {np.shape(keys)}")
+    if np.size(values) and not 0 <= np.min(values) <= np.max(values) <= 255:
+        raise ValueError(f"values from {np.min(values)} to {np.max(values)}, wanted 0 to 255: one byte each")
+
+
 class Log:
-    """Records of 9 bytes, in the order of writing; at most ``capacity``, the oldest go first."""
+    """Records of 9 bytes, in the order of writing; at most ``capacity`` (1 or more), the oldest go first."""
 
     def __init__(self, capacity: int, within: int = 0):
+        if capacity < 1:
+            raise ValueError(f"capacity must be >= 1, saw {capacity}")
         self.records = np.zeros(0, dtype=[("key", "<i8"), ("value", "u1")])         # packed: 9 bytes each
         self.capacity, self.within = capacity, within
 
     def write(self, keys: Ints, values: Ints) -> None:
+        expect_facts(keys, values)
         new = np.zeros(len(keys), self.records.dtype)
         new["key"], new["value"] = keys, values
         self.records = np.concatenate([self.records, new])[-self.capacity:]
@@ -48,7 +59,7 @@ class Log:
     def read(self, keys: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """The newest record whose key differs from the question in the fewest bits, if these are at most ``within``."""
         newest = self.records[::-1]
-        if not self.within:
+        if not self.within or not len(newest):
             known, first = np.unique(newest["key"], return_index=True)
             at = np.searchsorted(known, keys).clip(max=max(len(known) - 1, 0))
             found = known[at] == keys if len(known) else np.zeros(len(keys), bool)
@@ -64,6 +75,9 @@ class Xor:
     """A static function: one byte a slot, built once from all its facts; a change means building it again."""
 
     def __init__(self, keys: Ints, values: Ints, slots: int):
+        expect_facts(keys, values)
+        if len(np.unique(keys)) < len(keys):
+            raise ValueError(f"{len(keys) - len(np.unique(keys))} of {len(keys)} keys are repeated, wanted each key once")
         for self.seed in range(100):                            # one byte of seed is kept
             if self._build(np.asarray(keys), np.asarray(values), slots):
                 return
@@ -96,6 +110,8 @@ class Cuckoo:
     """Buckets of 4 slots, each a fingerprint (0: empty) and a value, packed to f + 8 bits (f ≤ 22). A key lives in one of two."""
 
     def __init__(self, nbytes: int, f: int = 12, kicks: int = 500, seed: int = 0):
+        if not 1 <= f <= 22 or nbytes * 8 < (f + 8) * 4:
+            raise ValueError(f"saw {nbytes} bytes and f = {f}, wanted room for one bucket of 4 slots of f + 8 bits, and f from 1 to 22")
         self.f, self.kicks, self.m = f, kicks, nbytes * 8 // ((f + 8) * 4)
         self.rng = np.random.default_rng(seed)
         self.slots = np.zeros((self.m, 4), np.int32)            # fingerprint * 256 + value; packed whenever bytes are counted
@@ -110,6 +126,7 @@ class Cuckoo:
 
     def write(self, keys: Ints, values: Ints) -> int:
         """Returns how many facts were pushed out: a full table drops the last one that it kicked."""
+        expect_facts(keys, values)
         lost, other = 0, self._other(np.zeros(2**self.f, np.int64), np.arange(2**self.f)).tolist()
         for p, a, b, v in zip(*(x.tolist() for x in (*self._where(keys), np.asarray(values)))):
             slots = [(c, j) for c in (a, b) for j in range(4)]
