@@ -199,3 +199,27 @@ def test_a_unit_is_its_own_source_unless_it_says_so():
     assert Unit("D1:1", "x").source_ids == ("D1:1",) and Unit("S1", "x", "summary", ["D1:1", "D1:2"]).source_ids == ("D1:1", "D1:2")
     assert Unit("a", "- It's 5 o'clock , isn't it ?").words == 5
     assert fill([Unit("a", "one two"), Unit("b", "three")], 1) == [Unit("b", "three")]
+
+
+def test_a_text_that_cannot_be_cut_changes_nothing():
+    def cut(text):
+        if "bad" in text:
+            raise RuntimeError("cannot be cut")
+        return tokens(text)
+    m = memory(["an apple", "a cherry"], tokenize=cut)
+    for id in ("D1:1", "D1:9"):                                  # in place of a unit, and as a new one
+        with pytest.raises(RuntimeError):
+            m.write(Unit(id, "bad"))
+    m.write(Unit("D1:3", "a pear"))
+    assert [u.text for u in m.units.values()] == ["an apple", "a cherry", "a pear"]
+    assert [[u.text for u in m.rank(q)] for q in ("apple", "pear")] == [["an apple"], ["a pear"]]
+
+
+def test_half_a_character_is_counted_like_any_other():
+    m = memory(["broken \ud83d emoji"])
+    assert m.sizes()["text"] == 7 + 3 + 6 + 2 * len("D1:1") and m.rank("emoji")
+
+
+def test_one_id_in_place_of_a_tuple_is_refused():
+    with pytest.raises(ValueError, match="source_ids must be a tuple of ids, saw the string 'D1:3'"):
+        Unit("F1", "a fact", source_ids="D1:3")

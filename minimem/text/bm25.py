@@ -94,10 +94,11 @@ class BM25:
     def write(self, record: Unit) -> None:
         """Keep a unit; one with the same id is replaced, without a trace. Raises ValueError if the record is no Unit."""
         unit = expect_unit(record)
+        terms = self.tokenize(unit.text)                        # first: should it fail, nothing has changed
         if unit.id in self.units:
             self._restart([u for u in self.units.values() if u.id != unit.id])
         self.units[unit.id] = unit
-        self._terms.append(np.array([self._number.setdefault(t, len(self._number)) for t in self.tokenize(unit.text)], np.int32))
+        self._terms.append(np.array([self._number.setdefault(t, len(self._number)) for t in terms], np.int32))
         self._impacts = None
 
     @property
@@ -141,8 +142,8 @@ class BM25:
     def sizes(self) -> dict[str, int]:
         """Bytes by part: the text with its ids; the vocabulary; the term lists and impacts, which text and vocabulary can give again."""
         i = self.impacts
-        return {"text": sum(len("".join((u.text, u.id, *u.source_ids)).encode()) for u in self.units.values()),
-                "vocabulary": sum(len(t.encode()) + 4 for t in self._number),
+        return {"text": sum(len("".join((u.text, u.id, *u.source_ids)).encode(errors="surrogatepass")) for u in self.units.values()),
+                "vocabulary": sum(len(t.encode(errors="surrogatepass")) + 4 for t in self._number),
                 "index": sum(t.nbytes for t in self._terms) + i.start.nbytes + i.doc.nbytes + i.value.nbytes}
 
     def nbytes(self) -> int:

@@ -37,7 +37,7 @@ class Unit:
 
     ``source_ids``: the turns it was made from (its own id if none are given), so that any two memories are compared by the evidence they find.
     ``time`` and ``expires``: days since 1 January 1970, of what it tells and of when it may be dropped; None if unknown or never.
-    Raises ValueError if id or text is no string.
+    Raises ValueError if id or text is no string, or source_ids is one.
     """
     id: str
     text: str
@@ -51,6 +51,8 @@ class Unit:
         for name, x in (("id", self.id), ("text", self.text)):
             if not isinstance(x, str):
                 raise ValueError(f"{name} must be a string, saw {type(x).__name__}")
+        if isinstance(self.source_ids, str):
+            raise ValueError(f"source_ids must be a tuple of ids, saw the string {self.source_ids!r}")
         object.__setattr__(self, "source_ids", tuple(self.source_ids) or (self.id,))
 
     @cached_property
