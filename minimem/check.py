@@ -97,11 +97,13 @@ def keeps_dtype(form: Form, definition: Form, make: Make) -> None:
 
 
 def gradients(form: Form, definition: Form, make: Make) -> None:
-    """Gradients of outputs and last state with respect to every input equal the definition's."""
+    """Gradients of outputs and last state with respect to every input equal the definition's, through a state handed over as well."""
     def grads(f: Form) -> tuple[Tensor, ...]:
-        xs = [x.requires_grad_() for x in make(T=19)]
+        xs = [x.requires_grad_() for x in make(T=79)]
         r = torch.Generator().manual_seed(7)
-        total = sum((t * torch.randn(t.shape, generator=r, dtype=t.dtype)).sum() for t in core.tensors(f(*xs)))
+        first, state = f(*_cut(xs, 0, 9))
+        rest = f(*_cut(xs, 9, None), state=state)
+        total = sum((t * torch.randn(t.shape, generator=r, dtype=t.dtype)).sum() for t in core.tensors((first, rest)))
         return torch.autograd.grad(total, xs)
     _same(grads(form), grads(definition), "gradient differs from the definition's", rtol=1e-8, atol=1e-9)
 
@@ -172,7 +174,9 @@ CHECKS = {f.__name__: f for f in (agrees, streaming, causal, lead_dims, pure, ke
 
 
 def parts(row: System) -> tuple[Form, Make]:
-    """The definition of a row as a form, and the maker of its inputs."""
+    """The definition of a row as a form, and the maker of its inputs. Raises ValueError for a row without forms."""
+    if not (row.built and row.forms):
+        raise ValueError(f"{row.key} has no forms to compare with, wanted a sequence memory that is built")
     module = row.code
 
     def definition(*xs: Tensor, state: object = None, **options: object) -> tuple[Tensor, object]:
@@ -184,7 +188,8 @@ def parts(row: System) -> tuple[Form, Make]:
 def battery(fn: Callable, like: str, form: bool = False, quiet: bool = False) -> dict[str, str]:
     """Run every check on your own ``step`` (or, with ``form=True``, fast form) against the row ``like``.
 
-    Returns and prints check -> "ok" or what was wrong. Raises nothing: it is a marking sheet.
+    Returns and prints check -> "ok" or what was wrong: a marking sheet, so nothing wrong with ``fn`` is raised.
+    Raises ValueError if there is no row ``like`` or it is no sequence memory.
     ``fn`` as a step: ``(state, *inputs) -> (state, out)``; as a form: ``(*inputs, state=None) -> (out, state)``.
     """
     row = system(like)

@@ -39,6 +39,30 @@ def test_wrong_is_named(step, names):
     assert names <= {name for name, verdict in sheet.items() if verdict != "ok"}
 
 
+def takes_no_gradient_into_the_state(*xs, state=None):
+    return gated_delta.chunked(*xs, state=None if state is None else state.detach())
+
+
+def cuts_the_gradient_every_64_tokens(*xs, state=None):
+    outs = []
+    for part in zip(*(x.split(64, -2) for x in xs)):
+        o, state = gated_delta.chunked(*part, state=state if state is None or not outs else state.detach())
+        outs.append(o)
+    return torch.cat(outs, -2), state
+
+
+@pytest.mark.parametrize("form", [takes_no_gradient_into_the_state, cuts_the_gradient_every_64_tokens])
+def test_gradients_that_stop_somewhere_are_named(form):
+    sheet = check.battery(form, like="gated_delta", form=True, quiet=True)
+    assert [name for name, verdict in sheet.items() if verdict != "ok"] == ["gradients"]
+
+
+@pytest.mark.parametrize("like, message", [("bm25", "bm25 has no forms"), ("lora", "lora has no forms"), ("gated-delta", "did you mean gated_delta")])
+def test_a_row_that_cannot_judge_is_refused(like, message):
+    with pytest.raises(ValueError, match=message):
+        check.battery(gated_delta.step, like=like)
+
+
 def test_prints_a_line_a_check(capsys):
     check.battery(gated_delta.step, like="gated_delta")
     assert len(capsys.readouterr().out.splitlines()) == len(check.CHECKS) - 1       # a step does not check its input
