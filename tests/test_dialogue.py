@@ -125,6 +125,11 @@ def test_baselines_do_not_listen(made):
     assert sum(u.words for u in any_.read("x", 50)) <= 50
 
 
+def test_iterators_may_be_used_once(made):
+    once = evaluate(made[:2], Recent, ks=iter((1, 5)), words=iter((300,)), categories=iter((1, 4)))
+    assert once == evaluate(made[:2], Recent, ks=(1, 5), words=(300,), categories=(1, 4)) and all(map(any, once["words 300"]))
+
+
 def test_bootstrap_draws_conversations():
     assert bootstrap([[0.5, 0.5], [0.5]]) == (0.5, 0.5, 0.5)
     mean, low, high = bootstrap([[1.0] * 9, [0.0]])

@@ -75,7 +75,7 @@ def turns(sample: dict[str, Any]) -> list[Unit]:
 
 def questions(sample: dict[str, Any], categories: Iterable[int] = ANSWERABLE) -> list[Question]:
     """The questions of these categories that name evidence; ids written as "D8:6; D9:17" or "D:11:26" are read too."""
-    found = []
+    found, categories = [], set(categories)
     for q in sample["qa"]:
         ids = dict.fromkeys(f"D{int(s)}:{int(t)}" for e in q.get("evidence", []) for s, t in re.findall(r"D:?(\d+):(\d+)", e))
         if ids and q["category"] in categories:
@@ -121,6 +121,7 @@ def evaluate(samples: list[dict[str, Any]], memory: Callable[[], Any], ks: Itera
 
     ``memory()`` makes an empty one for each conversation; every turn is written, then the questions are asked.
     """
+    ks, words, categories = tuple(ks), tuple(words), tuple(categories)
     out: dict[str, list[list[float]]] = {f"R@{k}": [] for k in ks} | {f"words {w}": [] for w in words}
     for sample in samples:
         m, asked = memory(), questions(sample, categories)
