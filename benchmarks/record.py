@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-STARTED = time.process_time()
+SPENT = [time.process_time()]                         # at the start, and at every record
 
 
 def _cpu() -> str:
@@ -31,13 +31,17 @@ def _version(package: str) -> str:
 
 
 def record(name: str, data: dict, seeds: list[int] = (), packages: tuple[str, ...] = ("torch", "numpy")) -> Path:
-    """Write results/<name>.json; numbers in ``data`` are what the book shows, so round them to what is stable."""
+    """Write results/<name>.json; numbers in ``data`` are what the book shows, so round them to what is stable.
+
+    ``cpu_seconds`` are those since the record before.
+    """
+    SPENT.append(time.process_time())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
     path = HERE / "results" / f"{name}.json"
     told = {
-        "command": "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": ("MINIMEM_DATA=... " if os.environ.get("MINIMEM_DATA") else "") + "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"), "commit": commit, "cpu": _cpu(), "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1), "cpu_seconds": round(time.process_time() - STARTED),
+        "load": round(os.getloadavg()[0], 1), "cpu_seconds": round(SPENT[-1] - SPENT[-2]),
         "python": platform.python_version(), "versions": {p: _version(p) for p in packages}, "seeds": list(seeds), "data": data,
     }
     text = json.dumps(told, indent=1, ensure_ascii=False, default=_plain)
