@@ -6,6 +6,8 @@
 
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
 Units   g is a natural log-decay ≤ 0 (−∞ empties the memory). Every decay is e to a sum of g's, never a quotient: no gate overflows.
+        The gradient of a decay per head is a difference of sums, right to the rounding of the gradients of q and k. Its own size is
+        near e^g: at g = −5 float32 gives four of its digits, at −10 two, at −20 none.
 
 Arguments of gated and delta are checked in the mechanisms that call them, but for chunk: ValueError below 1. float16 and bfloat16 are computed in float32.
 """
@@ -284,7 +286,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
     ``q_sinks``: queries to use on the sinks, where their distance differs from the true one (None: q).
 
     q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1).
-    Leading axes broadcast (one key head may serve several query heads). With a window: time and memory O(T·(window + block)).
+    Leading axes broadcast (one key head may serve several query heads). With a window: time and memory O(T·(window + sinks + block)).
     Without: time O(T·M), memory O((T + M)·block), as the backward pass computes each block of queries again.
     Raises ValueError for more queries than keys, window or block < 1, sinks < 0.
 

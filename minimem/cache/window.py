@@ -57,7 +57,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, wind
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, window: int = 8, sinks: int = 2,
              rotate: Rotate = bare) -> tuple[Tensor, Memory]:
-    """All tokens at once, by blocks, in O(T·(sinks + window)) time and memory. Returns o (..., T, V) and the cache.
+    """All tokens at once, in blocks of 128, in O(T·(sinks + window + 128)) time and memory. Returns o (..., T, V) and the cache.
 
     Distances inside the window are true distances, so keys rotate by their position in the call; a query that has outgrown
     the cache rotates by the last slot to read the sinks. Raises ValueError as ``recurrent`` does.
