@@ -31,7 +31,7 @@ def _box(s: System, label: bool) -> str:
     lines += [f"::::{{admonition}} {s.name}{named(s)}", f":class: system kind-{s.kind}", "",
               " · ".join([f"`{s.key}`", f"**{s.status}**", *head]), ""]
     if s.claim:
-        lines += [s.claim, ""]
+        lines += [s.claim if s.built else f"*Still to be shown here:* {s.claim}", ""]
     lines += [*equations(s), *_corrections(s)]
     folded = {"Bytes": s.bytes, "Metric": s.metric, "Known before the run": s.expected, "Checked against" if s.built else "To be checked against": s.oracle,
               "Stored results": ", ".join(f"`benchmarks/results/{r}.json`" for r in s.measured)}
