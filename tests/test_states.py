@@ -189,8 +189,17 @@ def test_whole_numbers_are_refused(module, letters, form):
 def test_a_state_that_does_not_fit_is_refused(module, letters, form):
     xs = make(letters)
     state = module.init(16, 9, (2, 3))
-    with pytest.raises(ValueError, match="state has shape"):
+    with pytest.raises(ValueError, match="state(\\['S'\\])? has shape"):
         getattr(module, form)(*xs, state=state)
     if module is linear:
-        with pytest.raises(ValueError, match="state has shape"):
+        with pytest.raises(ValueError, match="state\\['z'\\] has shape"):
             linear.chunked(*xs, state={**module.init(16, 8, (2, 3)), "z": torch.zeros(2, 3, 15)})
+
+
+@FORMS
+@pytest.mark.parametrize("state, seen", [(torch.zeros(2, 3, 16, 8), "Tensor"), ({"S": torch.zeros(2, 3, 16, 8)}, r"\['S'\]")])
+def test_a_state_of_another_make_is_refused(form, state, seen):
+    with pytest.raises(ValueError, match=f"state must be a dict of S and z, got {seen}"):
+        getattr(linear, form)(*make("qkv"), state=state)
+    with pytest.raises(ValueError, match="state must be a tensor, got dict"):
+        getattr(delta, form)(*make("qkvb"), state={})

@@ -148,6 +148,8 @@ def test_refuses_a_state_of_another_size(form):
         form(*qkv(5), state=state)
     with pytest.raises(ValueError, match="state\\['k'\\]"):
         form(*qkv(5), state=window.init(7, 4, (2, 3), dtype=torch.float64))
+    with pytest.raises(ValueError, match="state must be a dict of k and v, got Tensor"):
+        form(*qkv(5), state=torch.zeros(2, 3, 6, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("options", [{}, {"rotate": rotate_pairs}, {"rotate": rotate_pairs, "sinks": 0}], ids=["bare", "rotated", "no sinks"])

@@ -73,12 +73,11 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, window: int, sinks: int) -> Memory:
-    core.expect("q:TK k:TK v:TV", q, k, v)
+    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     if window < 1 or sinks < 0:
         raise ValueError(f"saw window={window} and sinks={sinks}, wanted window >= 1 and sinks >= 0")
     if state is None:
         return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
-    core.expect("k:TK v:TV state['k']:MK state['v']:MV", k, v, state["k"], state["v"])
     if state["k"].shape[-2] > sinks + window:
         raise ValueError(f"the state holds {state['k'].shape[-2]} tokens, wanted at most sinks + window = {sinks + window}")
     return state

@@ -66,10 +66,9 @@ def full(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None
 
 def joined(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
     """The keys and values of the state and then those given, once everything fits."""
-    core.expect("q:TK k:TK v:TV", q, k, v)
+    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     if state is None:
         return k, v
-    core.expect("k:TK v:TV state['k']:MK state['v']:MV", k, v, state["k"], state["v"])
     return torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
 
 

@@ -40,12 +40,8 @@ def step(state: dict[str, Tensor], q: Tensor, k: Tensor, v: Tensor) -> tuple[dic
 
 def _start(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """The state to start from, once everything fits."""
-    S, z = (None, None) if state is None else (state["S"], state["z"])
-    core.expect(SHAPES, q, k, v, state=S, state_shape="KV")
-    if state is None:
-        return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
-    core.expect("k:TK", k, state=z, state_shape="K")
-    return state
+    core.expect(SHAPES, q, k, v, state=state, state_shape={"S": "KV", "z": "K"})
+    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
