@@ -23,7 +23,9 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    if hasattr(session.config, "workerinput") or session.config.args != ["tests"] or session.config.option.keyword:
+    asked = session.config.option
+    fewer = any(getattr(asked, x, None) for x in ("keyword", "markexpr", "deselect", "lf", "collectonly"))
+    if hasattr(session.config, "workerinput") or session.config.args != ["tests"] or fewer:
         return                                          # only the whole run can tell
     missing = [s.key for s in systems().values() if s.built and not s.oracle_kind.startswith("none") and s.key not in RAN]
     if missing:
