@@ -1,5 +1,6 @@
 """The fast forms gated and delta against the loops they replace: exact in float64, inside a budget in lower precision, and linear in T."""
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -154,6 +155,17 @@ def test_minus_infinity_empties_the_memory():
         xs["g"][..., 21, :] = -torch.inf
         fresh = {n: x[..., 21:, :] for n, x in xs.items()}
         torch.testing.assert_close(fast(**xs, chunk=16)[0][..., 21:, :], loop(**fresh)[0], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", ["g", "G", "gb"])
+def test_minus_infinity_has_a_slope_of_zero(rule):
+    xs = make(rule, 40)
+    xs["g"][..., 21, :] = -torch.inf
+    leaves = [x.requires_grad_() for x in xs.values()]
+    got, want = (torch.autograd.grad(f(**xs)[0].sin().sum(), leaves) for f in (partial(fast, chunk=16), loop))
+    for x, y in zip(got, want):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11)
+    assert (got[3][..., 21, :] == 0).all()
 
 
 @pytest.mark.parametrize("rule", ["g", "G", "gb"])
