@@ -47,6 +47,8 @@ def execute(py: Path) -> nbformat.NotebookNode:
 if __name__ == "__main__":
     args = sys.argv[1:]
     todo = sources() if args == ["--all"] else [Path(a).resolve() for a in args] or [p for p in sources() if drift(p)]
+    if wrong := [str(p) for p in todo if p.suffix != ".py" or not p.is_file() or not p.is_relative_to(ROOT)]:
+        sys.exit(f"no source of a lab: {', '.join(wrong)}; wanted .py files under {ROOT}, or --all alone")
     for i, py in enumerate(todo, 1):
         print(f"[{i}/{len(todo)}] {py.relative_to(ROOT)}", flush=True)
         nbformat.write(execute(py), py.with_suffix(".ipynb"))
