@@ -10,7 +10,7 @@ and five byte accounts of one draw, measured from the tensors that are there (``
     aux         only the next write or delete needs it: covariances, moments, replayed facts
     index       can be rebuilt from kept without the facts
     reader      the same for every set of facts: the key encoder and the codebook
-    transient   the peak while writing: gradients, moments, unpacked copies
+    transient   gradients and moments while training; unpacked copies and the workspace of a solver are not counted
 
 Numbers are kept in 32, 16, 8 or 4 bits and really packed: 4-bit numbers two in a byte, the scales beside them.
 A state is packed again after every single fact, because it has to survive between tokens; what is solved or trained is packed once.
