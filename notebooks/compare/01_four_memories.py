@@ -95,7 +95,7 @@ plt.show()
 # ## What is paid: five accounts of bytes
 #
 # *kept*: delete it and an answer changes. **This is the axis.** *aux*: only the next write needs it. *index*: can be rebuilt. *reader*: the same for every set of facts (the key encoder, the codebook).
-# *transient*: the peak while writing. All five are measured from the tensors that are there. Numbers of 8 and 4 bits are really packed, two to a byte, with their scales.
+# *transient*: the gradients and moments of training. All five are measured from the tensors that are there. Numbers of 8 and 4 bits are really packed, two to a byte, with their scales.
 
 # %%
 four_kib = {"log of whole records": log(), "table with fingerprints": cuckoo(4096), "table without keys": xor(4096), "KV cache, 16 bit": Cache(64, 64, 16),
