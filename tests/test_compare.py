@@ -211,6 +211,11 @@ def test_a_window_keeps_the_newest():
     assert right[14:].min() == 1 and right[:14].mean() < 0.2
 
 
+def test_a_window_for_nothing_is_refused():
+    with pytest.raises(ValueError, match="capacity must be >= 1 or None, saw 0"):
+        Cache(32, 32, capacity=0)
+
+
 def test_draws_do_not_touch_each_other():
     keys, values = some(24)
     together, alone = State(64, 8, 8, delta), State(64, 8, 8, delta)

@@ -34,6 +34,10 @@ class Cache:
     capacity: int | None = None
     kept: Any = None
 
+    def __post_init__(self) -> None:
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"capacity must be >= 1 or None, saw {self.capacity}")
+
     def write(self, keys: Tensor, values: Tensor) -> None:
         new = [pack(x, self.bits, -1) for x in pairs(keys, values, self.d_k, self.d_v)]
         both = new if self.kept is None else [{n: torch.cat([p[n], q[n]], -2) for n in p} for p, q in zip(self.kept, new)]
