@@ -125,6 +125,13 @@ def test_baselines_do_not_listen(made):
     assert sum(u.words for u in any_.read("x", 50)) <= 50
 
 
+@pytest.mark.filterwarnings("error")
+def test_bootstrap_leaves_out_conversations_without_questions():
+    assert bootstrap([[], [1.0, 0.0], [0.5], []]) == bootstrap([[1.0, 0.0], [0.5]]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no conversation has a question"):
+        bootstrap([[], []])
+
+
 def test_iterators_may_be_used_once(made):
     once = evaluate(made[:2], Recent, ks=iter((1, 5)), words=iter((300,)), categories=iter((1, 4)))
     assert once == evaluate(made[:2], Recent, ks=(1, 5), words=(300,), categories=(1, 4)) and all(map(any, once["words 300"]))

@@ -160,7 +160,13 @@ class Random(Recent):
 
 
 def bootstrap(values: list[list[float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean over all questions, and its 95 % interval when whole conversations are drawn again with replacement."""
+    """Mean over all questions, and its 95 % interval when whole conversations are drawn again with replacement.
+
+    A conversation without questions has no say. Raises ValueError if there is no question at all.
+    """
+    values = [v for v in values if v]
+    if not values:
+        raise ValueError("no conversation has a question, wanted at least one value")
     total, count = np.array([sum(v) for v in values]), np.array([len(v) for v in values])
     pick = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
     low, high = np.percentile(total[pick].sum(1) / count[pick].sum(1), [2.5, 97.5])
