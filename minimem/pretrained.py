@@ -45,7 +45,7 @@ class Llama:
 
     def encode(self, text: str) -> Tensor:
         """Token ids (T,) of a text; no token is put in front."""
-        return torch.tensor(self.tokenizer.encode(text).ids)
+        return torch.tensor(self.tokenizer.encode(text).ids, dtype=torch.int64)
 
     def decode(self, ids: Tensor) -> str:
         return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
@@ -100,8 +100,10 @@ def forward(model: Llama, ids: Tensor, state: Sequence[Any] | None = None, atten
 def surprise(model: Llama, ids: Tensor, chunk: int = 256, **options: Any) -> Tensor:
     """Nats by which each of ids[1:] surprised the model, (T−1,); read ``chunk`` tokens at a time, the state handed over.
 
-    The perplexity of a stretch is ``surprise(...)[a:b].mean().exp()``.
+    The perplexity of a stretch is ``surprise(...)[a:b].mean().exp()``. Raises ValueError for fewer than two tokens.
     """
+    if len(ids) < 2:
+        raise ValueError(f"ids has {len(ids)} tokens, wanted at least 2: the first surprises nobody")
     state, nats = None, []
     for x, y in zip(ids[:-1].split(chunk), ids[1:].split(chunk)):
         logits, state = forward(model, x, state, **options)

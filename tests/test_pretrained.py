@@ -195,3 +195,18 @@ def test_damaged(tmp_path):
                               ("half", good[:1_000_000], "(1000000 bytes)"), ("flipped", bytes(flipped), "damaged")]:
         (tmp_path / name).write_bytes(data)
         refused(ValueError, tmp_path / name, name, error)
+
+
+class Nothing:
+    ids = ()
+
+    def encode(self, text):
+        return self
+
+
+@pytest.mark.parametrize("text", ["", "x"])
+def test_a_text_too_short_to_surprise_is_refused(text):
+    none = Llama({}, 0, 1, 1, 1e4, 1e-5, Nothing())
+    assert none.encode("").dtype == torch.int64
+    with pytest.raises(ValueError, match=f"ids has {len(text)} tokens, wanted at least 2"):
+        surprise(none, torch.zeros(len(text), dtype=torch.int64))
