@@ -82,7 +82,7 @@ def expect(wanted: str, *inputs: Tensor, state: Any = None, state_shape: str | d
         if x.dtype != first.dtype or x.device != first.device:
             raise ValueError(f"{name} is {x.dtype} on {x.device}, wanted {first.dtype} on {first.device} like {names[0]}")
         if not x.detach().sum().isfinite() and x.isnan().any():      # the sum first: one cheap pass
-            raise ValueError(f"{name} holds NaN, wanted finite numbers")
+            raise ValueError(f"{name} holds NaN, wanted numbers")
         if name in ("a", "g") and x.numel() and x.detach().max() > 0:
             raise ValueError(f"{name} is a log-decay and must be <= 0, saw {x.detach().max().item():.3g}")
     if size.get("T") == 0:

@@ -97,10 +97,10 @@ def kernels():
 @pytest.mark.parametrize("key", ["gated_delta", "delta"])
 @pytest.mark.parametrize("dtype", ["torch.float32", "torch.float16"])
 def test_fla_kernels_stay_in_the_error_budget(kernels, key, dtype):
-    """Output, state and all gradients against float64: twice the plain loop's error in that dtype, plus the rounding of sums over a chunk of 64."""
+    """Output, state and all gradients against float64: twice the plain loop's error in that dtype, plus the rounding of sums over a chunk of 64, √64 eps."""
     told = kernels[f"{key} {dtype}"]
     for kernel, eager in zip(told["kernel"], told["eager"], strict=True):
-        assert kernel <= 2 * eager + 16 * told["eps"]
+        assert kernel <= 2 * eager + 8 * told["eps"]
 
 
 def test_fla_refuses_float64(kernels):
