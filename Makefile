@@ -1,5 +1,5 @@
 # make book: the book in _build/html      make test: tests, then every notebook again
-# make notebooks: re-execute changed labs  make serve, make lab, make bench, make new KEY=...
+# make notebooks: re-execute changed labs  make serve, make lab, make bench, make results, make new KEY=...
 PY  ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/pip install -q -c constraints.txt
@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test notebooks serve lab bench new lint tables clean
+.PHONY: book test notebooks serve lab bench results new lint tables clean
 
 .venv/bin/python:
 	@$(PY) -c 'import sys; sys.exit("minimem needs Python 3.11 or newer, saw " + sys.version.split()[0] + "; say which: make PY=/path/to/python" if sys.version_info < (3, 11) else 0)'
@@ -50,6 +50,9 @@ lab: .venv/.test
 
 bench: .venv/.test
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+
+results: .venv/.test
+	for b in benchmarks/trained/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
 
 new: .venv/.test
 	$(BIN)/python tools/new.py $(KEY)

@@ -39,7 +39,7 @@ def record(name: str, data: dict, seeds: list[int] = (), packages: tuple[str, ..
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
     path = HERE / "results" / f"{name}.json"
     told = {
-        "command": ("MINIMEM_DATA=... " if os.environ.get("MINIMEM_DATA") else "") + "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": ("MINIMEM_DATA=... " if os.environ.get("MINIMEM_DATA") else "") + "python " + " ".join([_script(), *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"), "commit": commit, "cpu": _cpu(), "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1), "cpu_seconds": round(SPENT[-1] - SPENT[-2]),
         "python": platform.python_version(), "versions": {p: _version(p) for p in packages}, "seeds": list(seeds), "data": data,
@@ -49,6 +49,11 @@ def record(name: str, data: dict, seeds: list[int] = (), packages: tuple[str, ..
     path.write_text(text + "\n", encoding="utf8")
     print(f"wrote {path}")
     return path
+
+
+def _script() -> str:
+    path = Path(sys.argv[0]).resolve()
+    return str(path.relative_to(HERE.parent)) if path.is_relative_to(HERE) else "benchmarks/" + path.name
 
 
 def _plain(x: object) -> object:

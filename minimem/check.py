@@ -27,10 +27,11 @@ Make = Callable[..., list[Tensor]]
 
 def inputs(letters: str, T: int = 23, K: int = 6, V: int = 4, lead: tuple[int, ...] = (2, 3), seed: int = 0,
            dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Random inputs (*lead, T, D) by letter: q, k (unit norm), v, a (log-decay per head), g (log-decay per key), b in (0, 1)."""
+    """Random inputs (*lead, T, D) by letter: q, k (unit norm), v, a (log-decay per head), g (log-decay per key), b in (0, 1);
+    i, f (gates before their activation, per head); B, C (as wide as q), x (as wide as v), d > 0 (steps, as wide as v)."""
     r = torch.Generator().manual_seed(seed)
-    width = {"q": K, "k": K, "v": V, "a": 1, "g": K, "b": 1}
-    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "b": torch.sigmoid}
+    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxd", V), **dict.fromkeys("abif", 1)}
+    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus}
     made = [(c, torch.randn(*lead, T, width[c], generator=r, dtype=torch.float64)) for c in letters]
     return [shape.get(c, lambda x: x)(x).to(dtype) for c, x in made]
 
@@ -165,7 +166,7 @@ def bad_input(form: Form, definition: Form, make: Make) -> None:
             refused(name, put(xs[i].float()), "another dtype")
         if name in ("a", "g"):
             refused(name, put(xs[i] + 100), "a positive log-decay")
-        if name in ("k", "a", "b", "g"):
+        if i and name in ("k", "a", "b", "g", "i", "f"):
             refused(name, put(torch.cat([xs[i], xs[i]], -1)), "another width")
     refused(names[0], [x[..., :0, :] for x in xs], "an empty sequence")
 
@@ -173,16 +174,33 @@ def bad_input(form: Form, definition: Form, make: Make) -> None:
 CHECKS = {f.__name__: f for f in (agrees, streaming, causal, lead_dims, pure, keeps_dtype, gradients, chunk_invariant, finite, growth, bad_input)}
 
 
+def sized(fn: Callable, *args: object, **like: object) -> object:
+    """``fn`` (a module's ``init`` or ``params``) at the widths of ``inputs``: K = N = 6, V = D = 4, whichever it asks for."""
+    names = inspect.signature(fn).parameters
+    return fn(*args, **{n: size for n, size in {"K": 6, "N": 6, "V": 4, "D": 4}.items() if n in names}, **like)
+
+
+def learned(row: System, like: Tensor) -> dict[str, object]:
+    """The learned inner parts of a memory that has some, as keyword arguments of its step and forms."""
+    return {"params": sized(row.code.params, **core.like(like))} if hasattr(row.code, "params") else {}
+
+
+def bound(row: System, name: str) -> Form:
+    """A form of a row, with its learned inner parts, if it has some, given."""
+    fn = getattr(row.code, name)
+
+    def form(*xs: Tensor, state: object = None, **options: object) -> tuple[Tensor, object]:
+        return fn(*xs, state=state, **learned(row, xs[0]), **options)
+    kept = [p for n, p in inspect.signature(fn).parameters.items() if n != "params"]
+    form.__signature__ = inspect.Signature(kept)
+    return form
+
+
 def parts(row: System) -> tuple[Form, Make]:
     """The definition of a row as a form, and the maker of its inputs. Raises ValueError for a row without forms."""
     if not (row.built and row.forms):
         raise ValueError(f"{row.key} has no forms to compare with, wanted a sequence memory that is built")
-    module = row.code
-
-    def definition(*xs: Tensor, state: object = None, **options: object) -> tuple[Tensor, object]:
-        return module.recurrent(*xs, state=state, **options)
-    definition.__signature__ = inspect.signature(module.recurrent)
-    return definition, partial(inputs, row.inputs)
+    return bound(row, "recurrent"), partial(inputs, row.inputs)
 
 
 def battery(fn: Callable, like: str, form: bool = False, quiet: bool = False) -> dict[str, str]:
@@ -198,10 +216,8 @@ def battery(fn: Callable, like: str, form: bool = False, quiet: bool = False) ->
         mine = fn
     else:
         def mine(*xs: Tensor, state: object = None) -> tuple[Tensor, object]:
-            if state is None:
-                k, v = (xs[row.inputs.index(c)] for c in "kv")
-                state = row.code.init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
-            return core.run(fn, state, *xs)
+            state = sized(row.code.init, lead=xs[0].shape[:-2], **core.like(xs[0])) if state is None else state
+            return core.run(fn, state, *xs, **learned(row, xs[0]))
     sheet = {}
     for name, test in CHECKS.items():
         if name == "bad_input" and not form:

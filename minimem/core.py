@@ -43,12 +43,12 @@ def run(step: Callable, state: Any, *inputs: Tensor, **options: Any) -> tuple[Te
     return torch.stack(outputs, -2), state
 
 
-def expect(wanted: str, *inputs: Tensor, state: Any = None, state_shape: str | dict[str, str] = "") -> None:
+def expect(wanted: str, *inputs: Tensor, state: Any = None, state_shape: str | dict[str, str] = "", **sizes: int) -> None:
     """Check the inputs of a public form once, before any arithmetic.
 
     ``wanted`` names each input and its last axes: ``expect("q:TK k:TK v:TV a:T1", q, k, v, a)``.
     Equal letters must be equal sizes, ``1`` is the number one, leading axes must be the same for all, types floating and the same.
-    An input called ``a`` or ``g`` is a log-decay and must be ≤ 0. ``state_shape`` says the last axes of ``state``,
+    ``sizes`` fixes a letter: ``expect("x:TD", x, D=64)``. An input called ``a`` or ``g`` is a log-decay and must be ≤ 0. ``state_shape`` says the last axes of ``state``,
     or of each tensor in it: ``{"S": "KV", "z": "K"}``.
 
     Raises ValueError naming the argument, what was seen and what was wanted.
@@ -63,7 +63,7 @@ def expect(wanted: str, *inputs: Tensor, state: Any = None, state_shape: str | d
             held = {f"state[{n!r}]": (shape, state[n]) for n, shape in state_shape.items()}
         names, (more, kept) = (*names, *held), zip(*held.values())
         shapes, inputs = (*shapes, *more), (*inputs, *kept)
-    size: dict[str, int] = {"1": 1}
+    size = {"1": 1, **sizes}
     first = inputs[0]
     for name, shape, x in zip(names, shapes, inputs, strict=True):
         if not isinstance(x, Tensor):

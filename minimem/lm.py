@@ -1,0 +1,125 @@
+"""A small language model made of blocks around memories: forward, decode, train; and transformers' models read into it."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layer import MLP, Block, State
+
+
+class LM(nn.Module):
+    """tokens (B, T) → logits (B, T, vocab), and the state of every block, to go on from.
+
+    ``blocks``: modules (x, state) → (x, state). ``embed``: what makes (B, T, D) of tokens. ``head``: None is the embedding, transposed.
+    ``positions``: a table (length, D) that is added, None for none; the state then counts the tokens. ``cap`` c: logits are c·tanh(·/c).
+    Raises ValueError for tokens that are no (B, T) whole numbers within the vocabulary, none at all, or more than there are positions.
+    """
+
+    def __init__(self, embed: nn.Module, blocks: Iterable[nn.Module], norm: nn.Module, head: nn.Linear | None = None,
+                 positions: nn.Embedding | None = None, cap: float = 0.0):
+        super().__init__()
+        self.embed, self.blocks, self.norm, self.positions, self.cap = embed, nn.ModuleList(blocks), norm, positions, cap
+        self.head = head
+        if head is None:
+            self.head = nn.Linear(embed.embedding_dim, embed.num_embeddings, bias=False)
+            self.head.weight = embed.weight
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if tokens.dim() != 2 or not tokens.numel() or tokens.dtype != torch.long:
+            raise ValueError(f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, wanted whole numbers (torch.long), (B, T), at least one")
+        if not 0 <= tokens.min() <= tokens.max() < self.head.out_features:
+            raise ValueError(f"tokens reach from {tokens.min()} to {tokens.max()}, wanted 0 to {self.head.out_features - 1}")
+        state, x, after = state or {}, self.embed(tokens), {}
+        if self.positions is not None:
+            t = state.get("t", tokens.new_zeros(())) + tokens.shape[1]
+            if t > self.positions.num_embeddings:
+                raise ValueError(f"tokens reach position {t - 1}, wanted at most {self.positions.num_embeddings - 1}")
+            x, after = x + self.positions.weight[t - tokens.shape[1]:t], {"t": t}
+        for i, block in enumerate(self.blocks):
+            x, after[f"block {i}"] = block(x, state.get(f"block {i}"))
+        logits = self.head(self.norm(x))
+        return (self.cap * torch.tanh(logits / self.cap) if self.cap else logits), after
+
+
+def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: float = 0.5, positions: int = 0) -> LM:
+    """The model of the labs: one block for each mixer, tied embedding drawn with ``std``; mlp: width of a SwiGLU after each, 0 for none."""
+    embed = nn.Embedding(vocab, D)
+    nn.init.normal_(embed.weight, std=std)
+    return LM(embed, [Block(m, D, MLP(D, mlp) if mlp else None) for m in mixers], nn.RMSNorm(D), nn.Linear(D, vocab, bias=False),
+              nn.Embedding(positions, D) if positions else None)
+
+
+def fit(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, lr: float, warm: float = 0.1,
+        say: Callable[[int, float], None] | None = None) -> list[float]:
+    """Train with AdamW, the rate rising over ``warm`` of the steps and falling by a cosine, gradients clipped to norm 1. Returns the losses.
+
+    ``batch(step)`` gives tokens (B, T) and what should follow each of them, (B, T), −100 where nothing is asked.
+    ``say(step, loss)`` is called after every step. Draws nothing at random: seed the model and the batches.
+    """
+    adam = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    rate = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=warm, cycle_momentum=False)
+    losses = []
+    model.train()
+    for i in range(steps):
+        tokens, targets = batch(i)
+        loss = F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten(), ignore_index=-100)
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        rate.step()
+        losses.append(loss.item())
+        if say:
+            say(i, losses[-1])
+    model.eval()
+    return losses
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
+    """Share of right answers where one is asked (targets ≥ 0)."""
+    asked = targets >= 0
+    return (model(tokens)[0].argmax(-1) == targets)[asked].float().mean().item()
+
+
+@torch.no_grad()
+def generate(model: nn.Module, tokens: Tensor, n: int) -> Tensor:
+    """The n likeliest next tokens, (B, n): the prompt (B, T) is read once, then one token at a time from the state."""
+    out, (logits, state) = [], model(tokens)
+    for _ in range(n):
+        out.append(logits[:, -1:].argmax(-1))
+        logits, state = model(out[-1], state)
+    return torch.cat(out, 1)
+
+
+# ------------------------------------------------------------------ models of transformers
+
+
+def from_hf(model: nn.Module) -> LM:
+    """A ``transformers`` model as ours, with its weights: the logits agree.
+
+        from_hf(AutoModelForCausalLM.from_pretrained("state-spaces/mamba-130m-hf"))
+
+    Raises ValueError for an architecture that is not here, and for weights that have no place.
+    """
+    kind = model.config.model_type
+    if kind not in HF:
+        raise ValueError(f"no map for a model of type {kind!r}, wanted one of {', '.join(HF) or 'none yet'}")
+    build, renames = HF[kind]
+    ours = build(model.config)
+    weights = {}
+    for name, w in model.state_dict().items():
+        for old, new in renames.items():
+            name = re.sub(old, new, name)
+        weights[name] = w
+    missing, left = ours.load_state_dict(weights, strict=False)
+    if missing or left:
+        raise ValueError(f"weights without a place: {', '.join(left) or 'none'}; places without a weight: {', '.join(missing) or 'none'}")
+    return ours.to(model.dtype).eval()
+
+
+HF: dict[str, tuple[Callable, dict[str, str]]] = {}                       # model_type: (config → LM, {pattern of their names: ours})
