@@ -10,6 +10,7 @@ A sequence can be cut anywhere; decoding is the same call with T = 1. Raises Val
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,30 @@ class ShortConv(nn.Module):
         x = torch.cat([x.new_zeros(len(x), kept, x.shape[-1]) if state is None else state, x], 1)
         y = F.conv1d(x.mT, self.weight, self.bias, groups=x.shape[-1]).mT
         return y, x[:, x.shape[1] - kept:].clone()
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / ‖x‖ over the last axis, ε = 10⁻⁶ inside the root: a zero vector stays one."""
+    return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+class QKV(nn.Module):
+    """q, k: (B, H, T, K) and v: (B, H, T, V), each act(conv(x W)); conv = 0 is no convolution.
+
+    state: the last conv − 1 of all x W, {"window": (B, conv − 1, H·(2K + V))}, or nothing.
+    """
+
+    def __init__(self, D: int, heads: int, K: int, V: int, conv: int, act: Callable[[Tensor], Tensor] = F.silu):
+        super().__init__()
+        self.H, self.widths, self.act = heads, [heads * K, heads * K, heads * V], act
+        self.proj = nn.Linear(D, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), conv) if conv else None
+
+    def forward(self, x: Tensor, state: State) -> tuple[list[Tensor], State]:
+        y, kept = self.proj(x), {}
+        if self.conv is not None:
+            y, kept["window"] = self.conv(y, state.get("window"))
+        return [heads(z, self.H) for z in self.act(y).split(self.widths, -1)], kept
 
 
 class Attention(nn.Module):

@@ -11,10 +11,11 @@ Shapes  q, k: (..., T, K)   v: (..., T, V)   S: (..., K, V)   z: (..., K)
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import core, forms
+from ..layer import QKV, State, merged, unit
 
 SHAPES = "q:TK k:TK v:TV"
 
@@ -56,3 +57,29 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = N
     both = torch.cat([state["S"], state["z"][..., None]], -1)
     out, both = forms.gated(phi(q), phi(k), F.pad(v, (0, 1), value=1.0), state=both, chunk=chunk)
     return out[..., :-1] / out[..., -1:], {"S": both[..., :-1], "z": both[..., -1]}
+
+
+class Layer(nn.Module):
+    """q, k, v = conv(x W); o by (1) and (2) → W_o. The paper has no convolution.
+
+    ``normed`` is how it is built today: q, k, v = SiLU(conv(x W)), q and k of unit norm, no φ and no normaliser, o → RMSNorm per head
+    → W_o; it is then DeltaNet's layer but for the rule, S = Σ k vᵀ.
+    x, y: (B, T, D)   state: S (B, H, K, V), z (B, H, K) unless normed, and the window (B, conv − 1, H·(2K + V)) if conv > 0.
+    """
+
+    def __init__(self, D: int, heads: int = 4, K: int = 0, V: int = 0, conv: int = 0, normed: bool = False):
+        super().__init__()
+        K, V = K or D // heads, V or D // heads
+        self.D, self.normed = D, normed
+        self.qkv = QKV(D, heads, K, V, conv, F.silu if normed else nn.Identity())
+        self.norm, self.out = nn.RMSNorm(V, eps=1e-5) if normed else None, nn.Linear(heads * V, D, bias=False)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        core.expect("x:TD", x, D=self.D)
+        state = state or {}
+        (q, k, v), kept = self.qkv(x, state)
+        if self.normed:
+            o, S = forms.gated(unit(q) * q.shape[-1] ** -0.5, unit(k), v, state=state.get("S"))
+            return self.out(merged(self.norm(o))), {"S": S, **kept}
+        o, memory = chunked(q, k, v, {n: state[n] for n in "Sz"} if state else None)
+        return self.out(merged(o)), {**memory, **kept}
