@@ -1,0 +1,58 @@
+"""The fast forms of diagonal memories against the loops they replace."""
+import pytest
+import torch
+from torch.nn import functional as F
+
+from minimem import core, forms
+
+
+def step(h, a, x):
+    h = a.exp() * h + x
+    return h, h
+
+
+def make(T, lead=(2, 3), D=5, seed=0, dtype=torch.float64, decay=None):
+    """a, x and a state; a uniform between decay and 0."""
+    r = torch.Generator().manual_seed(seed)
+    a, x = (torch.randn(*lead, T, D, generator=r, dtype=torch.float64) for _ in range(2))
+    a = F.logsigmoid(a) if decay is None else decay * a.sigmoid()
+    return [y.to(dtype) for y in (a, x, torch.randn(*lead, D, generator=r, dtype=torch.float64))]
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 7, 8, 19, 32, 33, 150])
+def test_scan_equals_the_loop_with_its_gradients(T):
+    a, x, state = (y.requires_grad_() for y in make(T))
+    grads = []
+    for h, last in (forms.scan(a, x, state), core.run(step, state, a, x)):
+        assert torch.equal(h[..., -1, :], last)
+        grads.append((h, *torch.autograd.grad(h.sin().sum() + last.square().sum(), (a, x, state))))
+    for got, want in zip(*grads):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("lead", [(), (0,), (2, 0), (4,)])
+def test_scan_with_any_leading_axes(lead):
+    a, x, _ = make(40, lead)
+    h, last = forms.scan(a, x)
+    assert h.shape == (*lead, 40, 5) and last.shape == (*lead, 5)
+    torch.testing.assert_close(h, core.run(step, torch.zeros(*lead, 5).double(), a, x)[0], rtol=1e-11, atol=1e-12)
+
+
+def test_minus_infinity_empties_exactly_and_has_a_slope_of_zero():
+    a, x, state = make(40)
+    a[..., 21, :] = -torch.inf
+    a.requires_grad_()
+    h, _ = forms.scan(a, x, state)
+    assert torch.equal(h[..., 21, :], x[..., 21, :])
+    torch.testing.assert_close(h[..., 21:, :], forms.scan(a[..., 21:, :], x[..., 21:, :])[0], rtol=1e-12, atol=0)
+    slope, = torch.autograd.grad(h.sum(), a)
+    assert slope.isfinite().all() and (slope[..., 21, :] == 0).all()
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda a, x, s: (a[..., :-1], x, s), r"a has shape .* wanted \(..., T, D\)"),
+    (lambda a, x, s: (a[..., :0, :], x[..., :0, :], s), "T >= 1"),
+    (lambda a, x, s: (a, x, s[..., :-1]), "state has shape")])
+def test_what_scan_refuses(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        forms.scan(*wrong(*make(5)))
