@@ -175,9 +175,9 @@ CHECKS = {f.__name__: f for f in (agrees, streaming, causal, lead_dims, pure, ke
 
 
 def sized(fn: Callable, *args: object, **like: object) -> object:
-    """``fn`` (a module's ``init`` or ``params``) at the widths of ``inputs``: K = N = 6, V = D = 4, whichever it asks for."""
+    """``fn`` (a module's ``init`` or ``params``) at the widths of ``inputs``: K = N = 6, V = P = D = 4, whichever it asks for."""
     names = inspect.signature(fn).parameters
-    return fn(*args, **{n: size for n, size in {"K": 6, "N": 6, "V": 4, "D": 4}.items() if n in names}, **like)
+    return fn(*args, **{n: size for n, size in {"K": 6, "N": 6, "V": 4, "P": 4, "D": 4}.items() if n in names}, **like)
 
 
 def learned(row: System, like: Tensor) -> dict[str, object]:
