@@ -1,4 +1,6 @@
 """Matrix states against code that is not ours, and the identities that tie them together."""
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -160,6 +162,75 @@ def test_bytes_of_one_head(module, letters, floats):
     """The formula of the row equals the measured size."""
     xs = [x[0, 0] for x in make(letters)]
     assert core.nbytes(module.chunked(*xs)[1]) == 4 * floats
+
+
+LAYERS = pytest.mark.parametrize("make_layer", [
+    partial(linear.Layer, normed=True), partial(linear.Layer, conv=3), partial(delta.Layer, negative=True), partial(delta.Layer, conv=0),
+    partial(gated_delta.Layer, negative=True), partial(gated_delta.Layer, conv=0)])
+
+
+@LAYERS
+def test_options_of_a_layer_keep_it_whole(make_layer):
+    """Cut anywhere: the defaults are tested with every other layer."""
+    torch.manual_seed(0)
+    layer, x = make_layer(32, heads=2, K=5, V=7).double(), torch.randn(2, 21, 32, dtype=torch.float64)
+    whole, last = layer(x)
+    first, state = layer(x[:, :9])
+    rest, state = layer(x[:, 9:], state)
+    torch.testing.assert_close(torch.cat([first, rest], 1), whole, **EXACT)
+    for got, want in zip(core.tensors(state), core.tensors(last), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("make_layer, memory", [(linear.Layer, 5 * 7 + 5), (partial(linear.Layer, normed=True), 5 * 7),
+                                                (delta.Layer, 5 * 7), (gated_delta.Layer, 5 * 7)])
+@pytest.mark.parametrize("conv", [0, 4])
+def test_bytes_of_a_layer(make_layer, memory, conv):
+    """The row's floats per head, and for the three convolutions the last conv − 1 of q, k and v."""
+    layer = make_layer(32, heads=2, K=5, V=7, conv=conv)
+    assert core.nbytes(layer(torch.randn(1, 9, 32))[1]) == 4 * 2 * (memory + max(0, conv - 1) * (5 + 5 + 7))
+
+
+def test_sizes_of_the_papers():
+    """DeltaNet: as wide as the model. Gated DeltaNet: keys ¾ as wide, values twice the keys, 6 D² weights in all."""
+    S = delta.Layer(64, heads=4)(torch.zeros(1, 1, 64))[1]["S"]
+    assert S.shape == (1, 4, 16, 16)
+    layer = gated_delta.Layer(512)
+    assert layer(torch.zeros(1, 1, 512))[1]["S"].shape == (1, 6, 64, 128)
+    assert abs(sum(p.numel() for p in layer.parameters()) / 512 ** 2 - 6) < 0.05
+
+
+def test_layer_of_delta_is_its_formula():
+    """Written out; and Gated DeltaNet's with a = 0 is the same but for its output gate."""
+    torch.manual_seed(0)
+    layer, x = delta.Layer(32, heads=2, conv=0, negative=True).double(), torch.randn(2, 21, 32, dtype=torch.float64)
+    q, k, v = (F.silu(x @ w.T).unflatten(-1, (2, 16)).transpose(1, 2) for w in layer.qkv.proj.weight.chunk(3))
+    b = 2 * torch.sigmoid(x @ layer.b.weight.T).transpose(1, 2)[..., None]
+    q, k = (y / (y.square().sum(-1, keepdim=True) + 1e-6).sqrt() for y in (q, k))
+    o = delta.recurrent(q / 4, k, v, b)[0]
+    o = o / (o.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(layer(x)[0], o.transpose(1, 2).flatten(-2) @ layer.out.weight.T, **EXACT)
+    gated = gated_delta.Layer(32, heads=2, K=16, V=16, conv=0, negative=True).double()
+    gated.load_state_dict(layer.state_dict(), strict=False)
+    with torch.no_grad():
+        gated.A_log.fill_(-100.0)                                # a = 0
+    z = F.silu(x @ gated.z.weight.T)
+    torch.testing.assert_close(gated(x)[0], (o.transpose(1, 2).flatten(-2) * z) @ layer.out.weight.T, **EXACT)
+
+
+def test_layer_of_linear_is_its_formula():
+    torch.manual_seed(0)
+    layer, x = linear.Layer(32, heads=2).double(), torch.randn(2, 21, 32, dtype=torch.float64)
+    q, k, v = ((x @ w.T).unflatten(-1, (2, 16)).transpose(1, 2) for w in layer.qkv.proj.weight.chunk(3))
+    w = ((F.elu(q) + 1) @ (F.elu(k) + 1).mT).tril()
+    torch.testing.assert_close(layer(x)[0], (w / w.sum(-1, keepdim=True) @ v).transpose(1, 2).flatten(-2) @ layer.out.weight.T, **EXACT)
+    today = linear.Layer(32, heads=2, normed=True).double()
+    today.load_state_dict(layer.state_dict(), strict=False)
+    q, k, v = F.silu(q), F.silu(k), F.silu(v)
+    q, k = (y / (y.square().sum(-1, keepdim=True) + 1e-6).sqrt() for y in (q, k))
+    o = (q / 4 @ k.mT).tril() @ v
+    o = o / (o.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(today(x)[0], o.transpose(1, 2).flatten(-2) @ layer.out.weight.T, **EXACT)
 
 
 MODULES = pytest.mark.parametrize("module, letters", [(linear, "qkv"), (delta, "qkvb"), (gated_delta, "qkvab")])
