@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layer import MLP, Block, State
+from .state import mamba, mamba2
 
 
 class LM(nn.Module):
@@ -122,4 +123,30 @@ def from_hf(model: nn.Module) -> LM:
     return ours.to(model.dtype).eval()
 
 
-HF: dict[str, tuple[Callable, dict[str, str]]] = {}                       # model_type: (config → LM, {pattern of their names: ours})
+def _mamba(c) -> LM:
+    mixers = [mamba.Layer(c.hidden_size, c.state_size, c.expand, c.time_step_rank, c.conv_kernel, c.use_bias, c.use_conv_bias)
+              for _ in range(c.num_hidden_layers)]
+    return _normed(c, mixers)
+
+
+def _mamba2(c) -> LM:
+    mixers = [mamba2.Layer(c.hidden_size, c.num_heads, c.state_size, c.head_dim, c.n_groups, c.conv_kernel, c.use_bias, c.use_conv_bias,
+                           tuple(c.time_step_limit), c.layer_norm_epsilon) for _ in range(c.num_hidden_layers)]
+    return _normed(c, mixers)
+
+
+def _normed(c, mixers: list[nn.Module]) -> LM:
+    """A block with an RMSNorm for each mixer, nothing else between embedding and head."""
+    if c.hidden_act != "silu":
+        raise ValueError(f"hidden_act is {c.hidden_act!r}, wanted 'silu', what the published models have")
+    D, eps = c.hidden_size, c.layer_norm_epsilon
+    head = None if c.tie_word_embeddings else nn.Linear(D, c.vocab_size, bias=False)
+    return LM(nn.Embedding(c.vocab_size, D), [Block(m, D, eps=eps) for m in mixers], nn.RMSNorm(D, eps=eps), head)
+
+
+BACKBONE = {r"^backbone\.embeddings": "embed", r"^backbone\.layers": "blocks", r"^backbone\.norm_f": "norm", r"^lm_head": "head"}
+
+HF: dict[str, tuple[Callable, dict[str, str]]] = {                        # model_type: (config → LM, {pattern of their names: ours})
+    "mamba": (_mamba, BACKBONE),
+    "mamba2": (_mamba2, BACKBONE),
+}
