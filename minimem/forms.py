@@ -1,17 +1,18 @@
 """The fast forms: a few algorithms that carry nearly all sequence memories, each checked against the loop it replaces.
 
-    attend  o_t = Σ_j softmax_j(q_t·k_j/√K) v_j over the keys that t may see
-    scan    h_t = e^{a_t} ⊙ h_{t−1} + x_t, every channel by itself
-    gated   S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t, or with weights per level of a tree
-    delta   S_t = e^{g_t} S_{t−1} + k_t (b_t (v_t − e^{g_t} S_{t−1}ᵀ k_t))ᵀ      o_t = S_tᵀ q_t
+    attend      o_t = Σ_j softmax_j(q_t·k_j/√K) v_j over the keys that t may see
+    scan        h_t = e^{a_t} ⊙ h_{t−1} + x_t, every channel by itself
+    selective   S_t = e^{A ⊙ d_t} ⊙ S_{t−1} + B_t (d_t ⊙ x_t)ᵀ                       y_t = S_tᵀ C_t
+    gated       S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t, or with weights per level of a tree
+    delta       S_t = e^{g_t} S_{t−1} + k_t (b_t (v_t − e^{g_t} S_{t−1}ᵀ k_t))ᵀ      o_t = S_tᵀ q_t
 
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
-        a, x: (..., T, D)   h: (..., D)
+        a, x, d: (..., T, D)   h: (..., D)   A: (D, N)   B, C: (..., T, N); the S of ``selective``: (..., N, D)
 Units   a and g are natural log-decays ≤ 0 (−∞ empties the memory). Every decay is e to a sum of them or a product, never a quotient: no gate overflows.
         The gradient of a decay per head is a difference of sums, right to the rounding of the gradients of q and k. Its own size is
         near e^g: at g = −5 float32 gives four of its digits, at −10 two, at −20 none.
 
-Arguments are checked in the mechanisms that call them, but for chunk (ValueError below 1) and the shapes of scan. float16 and bfloat16 are computed in float32.
+Arguments are checked in the mechanisms that call them, but for chunk (ValueError below 1) and the shapes of scan and selective. float16 and bfloat16 are computed in float32.
 """
 from __future__ import annotations
 
@@ -40,10 +41,11 @@ def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, s
 
 
 def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tensor | dict[int, Tensor] | None = None,
-          levels: Tensor | None = None, chunk: int = 64) -> tuple[Tensor, Tensor | dict[int, Tensor]]:
+          levels: Tensor | None = None, by_value: bool = False, chunk: int = 64) -> tuple[Tensor, Tensor | dict[int, Tensor]]:
     """Linear attention with a decay per head, per key, or none (g = None). Returns out (..., T, V) and S (..., K, V).
 
     Decay per head: differentiable once. A decay per key is split along a binary tree; ``chunk`` is rounded up to a power of two.
+    ``by_value``: g (..., T, V) is the decay of each column, not row, of the memory: S_t = S_{t−1} diag(e^{g_t}) + k_t v_tᵀ.
 
     ``levels`` (..., T, L): token t reads what token j wrote with weight levels[t, bit_length(t xor j)], t and j counted from 0 at
     the empty memory (log-linear attention, arXiv:2506.04761). The state is then {level: S}, one for each 1 among the binary digits
@@ -52,7 +54,7 @@ def gated(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, state: Tenso
     if levels is not None:
         return _wide(_by_levels, q, k, v, levels, g, {} if state is None else state, chunk)
     by_key = g is not None and g.shape[-1] > 1
-    return _wide(_by_tree if by_key else _by_chunks, q, k, v, None, g, state, chunk)
+    return _wide(partial(_by_tree, by_value=by_value) if by_key or by_value else _by_chunks, q, k, v, None, g, state, chunk)
 
 
 def _wide(form, q, k, v, b, g, state, chunk):
@@ -143,6 +145,78 @@ def _through(decay: Tensor, x: Tensor, h: Tensor, back: bool = False) -> Tensor:
     for d, y, o in zip(*blocks):
         start = torch.addcmul(y, d, start, out=o)
     return out
+
+
+# ------------------------------------------------------------------ every channel and key by itself, with a read
+
+
+def selective(x: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The selective scan of Mamba (S6): S_t[n, c] = e^{d_t[c] A[c, n]} S_{t−1}[n, c] + B_t[n] d_t[c] x_t[c],  y_t = S_tᵀ C_t.
+
+    x, d: (..., T, D), d ≥ 0   A: (D, N), negative   B, C: (..., T, N)   state: (..., N, D), None for 0.
+    Returns y (..., T, D) and S (..., N, D). Differentiable once. Raises ValueError for shapes that do not fit and T = 0.
+
+    One step a token. In segments: of the states only those between segments are kept, the others are computed again
+    for the gradient. Gu and Dao 2023, arXiv:2312.00752.
+    """
+    lead, D, N, dtype = x.shape[:-2], x.shape[-1], A.shape[-1], x.dtype
+    state = x.new_zeros(*lead, N, D) if state is None else state
+    wanted = {"x": x.shape, "d": x.shape, "A": (D, N), "B": (*x.shape[:-1], N), "C": (*x.shape[:-1], N), "state": (*lead, N, D)}
+    for (name, shape), y in zip(wanted.items(), (x, d, A, B, C, state)):
+        if y.shape != shape or x.dim() < 2 or not x.shape[-2]:
+            raise ValueError(f"{name} has shape {tuple(y.shape)}, wanted {tuple(shape)}: x, d (..., T, D), A (D, N), B, C (..., T, N), T >= 1")
+    wide = torch.promote_types(dtype, torch.float32)
+    x, d, B, C, S = (y.reshape(lead.numel(), *y.shape[len(lead):]).to(wide) for y in (x, d, B, C, state))
+    y, S = _Selective.apply(*(z.transpose(0, 1) for z in (x, d, B, C)), A.mT.to(wide), S)
+    return y.transpose(0, 1).reshape(*lead, *y.shape[::2]).to(dtype), S.reshape(state.shape).to(dtype)
+
+
+class _Selective(Function):
+    """Time first: x, d (T, b, D), B, C (T, b, N); A (N, D), S (b, N, D)."""
+
+    @staticmethod
+    def forward(ctx, x, d, B, C, A, S):
+        ctx.size = max(8, min(64, 32 * ROWS // max(1, S.numel())))
+        out, borders = [], []
+        for x_, d_, B_, C_ in zip(*(y.split(ctx.size) for y in (x, d, B, C))):
+            borders.append(S)
+            states = _states(x_, d_, B_, A, S)[1]
+            out.append((C_[:, :, None] @ states[1:])[:, :, 0])
+            S = states[-1].clone()
+        ctx.save_for_backward(x, d, B, C, A, *borders)
+        return torch.cat(out), S
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dS):
+        """With G_t the gradient of S_t, G_t = C_t dy_tᵀ + e^{d_{t+1} A} ⊙ G_{t+1}; that of d_t ⊙ A is H_t = G_t ⊙ e^{d_t A} ⊙ S_{t−1}."""
+        x, d, B, C, A, *borders = ctx.saved_tensors
+        dA, grads = torch.zeros_like(A), []
+        for x_, d_, B_, C_, dy_, S in reversed([*zip(*(y.split(ctx.size) for y in (x, d, B, C, dy)), borders)]):
+            decay, states = _states(x_, d_, B_, A, S)
+            G = C_[..., None] * dy_[:, :, None]
+            later, *earlier = reversed(G.unbind())
+            later.add_(dS)
+            for d_n, G_n in zip(reversed(decay[1:].unbind()), earlier):
+                later = G_n.addcmul_(d_n, later)
+            dS = decay[0] * later
+            du, dB, dC = (B_[:, :, None] @ G)[:, :, 0], (G @ (d_ * x_)[..., None])[..., 0], (states[1:] @ dy_[..., None])[..., 0]
+            H = decay.mul_(states[:-1]).mul_(G)
+            dd = torch.mul(H, A, out=G).sum(-2).addcmul_(du, x_)
+            dA += H.mul_(d_[:, :, None]).sum((0, 1))
+            grads.append((du.mul_(d_), dd, dB, dC))
+        return *(torch.cat(y[::-1]) for y in zip(*grads)), dA, dS
+
+
+def _states(x: Tensor, d: Tensor, B: Tensor, A: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """The decays of a segment, (T, b, N, D), and its T + 1 states, from S on."""
+    decay, states = (d[:, :, None] * A).exp_(), S.new_empty(len(x) + 1, *S.shape)
+    torch.mul(B[..., None], (d * x)[:, :, None], out=states[1:])
+    states[0] = S
+    S, *later = states.unbind()
+    for d_n, S_n in zip(decay.unbind(), later):
+        S = S_n.addcmul_(d_n, S)
+    return decay, states
 
 
 # ------------------------------------------------------------------ a decay per head
@@ -248,21 +322,23 @@ def _add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return x
 
 
-# ------------------------------------------------------------------ a decay per key
+# ------------------------------------------------------------------ a decay per key, or per value
 
-def _by_tree(q, k, v, b, g, state, chunk):
+def _by_tree(q, k, v, b, g, state, chunk, by_value):
     T = q.shape[1]
     C = 1 << (min(chunk, T) - 1).bit_length()
     q, k, v, g = (_chunks(x, C) for x in (q, k, v, g))
     out, size = (q * k).sum(-1, keepdim=True) * v, 1
     while size < C:
-        out, size = out + _halves(q, k, v, g, size, C), 2 * size
-    kv, decay = (k * _to_end(g)).mT @ v, g.sum(-2).exp()[..., None]
+        out, size = out + _halves(q, k, v, g, size, C, by_value), 2 * size
+    fade, tail, decay = g.cumsum(-2).exp(), _to_end(g), g.sum(-2).exp()
+    kv, decay = (k.mT @ (v * tail), decay[..., None, :]) if by_value else ((k * tail).mT @ v, decay[..., None])
     states = []
     for kv_n, decay_n in zip(kv.unbind(1), decay.unbind(1)):
         states.append(state)
         state = decay_n * state + kv_n
-    out = out + (q * g.cumsum(-2).exp()) @ torch.stack(states, 1)
+    states = torch.stack(states, 1)
+    out = out + ((q @ states) * fade if by_value else (q * fade) @ states)
     return out.flatten(1, 2)[:, :T], state
 
 
@@ -271,13 +347,15 @@ def _to_end(g: Tensor) -> Tensor:
     return F.pad(g[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1)).exp()
 
 
-def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int, chunk: int) -> Tensor:
+def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int, chunk: int, by_value: bool = False) -> Tensor:
     """In every block of 2·size tokens the right half reads the left: the decay j → i is that to the border times that from it."""
     def halves(x):
         return x.unflatten(-2, (-1, 2, size)).unbind(-3)
     (gl, gr), (_, qr), (kl, _), (vl, _) = (halves(x) for x in (g, q, k, v))
-    qr, kl = qr * gr.cumsum(-2).exp(), kl * _to_end(gl)
+    fade, tail = gr.cumsum(-2).exp(), _to_end(gl)
+    qr, kl, vl = (qr, kl, vl * tail) if by_value else (qr * fade, kl * tail, vl)
     read = (qr @ kl.mT) @ vl if size <= chunk else qr @ (kl.mT @ vl)
+    read = read * fade if by_value else read
     return torch.stack([torch.zeros_like(read), read], -3).flatten(-4, -2)
 
 
@@ -388,3 +466,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
     blocks = zip(q.split(block, -2), (q if q_sinks is None else q_sinks).split(block, -2), range(M - T, M, block))
     o, lse = zip(*(run(*x) for x in blocks))
     return torch.cat(o, -2).to(q.dtype), torch.cat(lse, -2)
+
+
+# ------------------------------------------------------------------ a fixed filter
+
+def convolve(h: Tensor, x: Tensor) -> Tensor:
+    """y_t = Σ_{j≤t} h_j x_{t−j} along axis −2, by one FFT of at least 2T points: nothing wraps around.
+
+    h: (..., T, D)   x: (..., T, D)   ->   y: (..., T, D); leading axes broadcast. Time O(T log T) for each channel.
+    """
+    n = 1 << (2 * x.shape[-2] - 1).bit_length()
+    return torch.fft.irfft(torch.fft.rfft(h, n, -2) * torch.fft.rfft(x, n, -2), n, -2)[..., :x.shape[-2], :]

@@ -56,3 +56,56 @@ def test_minus_infinity_empties_exactly_and_has_a_slope_of_zero():
 def test_what_scan_refuses(wrong, words):
     with pytest.raises(ValueError, match=words):
         forms.scan(*wrong(*make(5)))
+
+
+def s6(x, d, A, B, C, state=None):
+    """S6 token by token, as it is written."""
+    def token(S, x, d, B, C):
+        S = (d[..., None, :] * A.mT).exp() * S + B[..., :, None] * (d * x)[..., None, :]
+        return S, (C[..., None, :] @ S)[..., 0, :]
+    state = x.new_zeros(*x.shape[:-2], A.shape[1], A.shape[0]) if state is None else state
+    return core.run(token, state, x, d, B, C)
+
+
+def s6_inputs(T, lead=(2, 3), D=5, N=4, seed=0, dtype=torch.float64):
+    r = torch.Generator().manual_seed(seed)
+    x, d, B, C = (torch.randn(*lead, T, n, generator=r, dtype=torch.float64) for n in (D, D, N, N))
+    A, state = (torch.randn(*s, generator=r, dtype=torch.float64) for s in ((D, N), (*lead, N, D)))
+    return [y.to(dtype) for y in (x, F.softplus(d), -A.exp(), B, C, state)]
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 64, 65, 150])
+@pytest.mark.parametrize("rows", [4096, 1])
+def test_selective_equals_the_loop_with_its_gradients(T, rows, monkeypatch):
+    monkeypatch.setattr(forms, "ROWS", rows)                         # segments of 64 and of 8 tokens
+    xs = [y.requires_grad_() for y in s6_inputs(T)]
+    grads = [(y, S, *torch.autograd.grad(y.sin().sum() + S.square().sum(), xs)) for y, S in (f(*xs) for f in (forms.selective, s6))]
+    for got, want in zip(*grads):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("lead", [(), (0,), (2, 0), (4,)])
+def test_selective_with_any_leading_axes(lead):
+    *xs, _ = s6_inputs(40, lead)
+    for got, want in zip(forms.selective(*xs), s6(*xs)):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+
+
+def test_selective_keeps_its_arguments_and_can_be_cut():
+    x, d, A, B, C, state = xs = s6_inputs(40)
+    kept = [y.clone() for y in xs]
+    y, S = forms.selective(*xs)
+    first, mid = forms.selective(x[..., :17, :], d[..., :17, :], A, B[..., :17, :], C[..., :17, :], state)
+    second, last = forms.selective(x[..., 17:, :], d[..., 17:, :], A, B[..., 17:, :], C[..., 17:, :], mid)
+    torch.testing.assert_close(torch.cat([first, second], -2), y, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(last, S, rtol=1e-11, atol=1e-12)
+    assert all(torch.equal(a, b) for a, b in zip(xs, kept))
+
+
+@pytest.mark.parametrize("i, name", list(enumerate(["x", "d", "A", "B", "C", "state"])))
+def test_what_selective_refuses(i, name):
+    xs = s6_inputs(5)
+    with pytest.raises(ValueError, match="^[dAB] has shape" if name in "xA" else f"^{name} has shape"):
+        forms.selective(*(y[..., :-1] if n == i else y for n, y in enumerate(xs)))
+    with pytest.raises(ValueError, match="T >= 1"):
+        forms.selective(*(y if n in (2, 5) else y[..., :0, :] for n, y in enumerate(xs)))
