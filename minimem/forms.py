@@ -167,7 +167,7 @@ def selective(x: Tensor, d: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tens
             raise ValueError(f"{name} has shape {tuple(y.shape)}, wanted {tuple(shape)}: x, d (..., T, D), A (D, N), B, C (..., T, N), T >= 1")
     wide = torch.promote_types(dtype, torch.float32)
     x, d, B, C, S = (y.reshape(lead.numel(), *y.shape[len(lead):]).to(wide) for y in (x, d, B, C, state))
-    y, S = _Selective.apply(*(z.transpose(0, 1) for z in (x, d, B, C)), A.mT.to(wide), S)
+    y, S = _Selective.apply(*(z.transpose(0, 1) for z in (x, d, B, C)), A.mT.to(wide).contiguous(), S)
     return y.transpose(0, 1).reshape(*lead, *y.shape[::2]).to(dtype), S.reshape(state.shape).to(dtype)
 
 
