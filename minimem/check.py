@@ -28,10 +28,12 @@ Make = Callable[..., list[Tensor]]
 def inputs(letters: str, T: int = 23, K: int = 6, V: int = 4, lead: tuple[int, ...] = (2, 3), seed: int = 0,
            dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Random inputs (*lead, T, D) by letter: q, k (unit norm), v, a (log-decay per head), g (log-decay per key), b in (0, 1);
-    i, f (gates before their activation, per head); B, C (as wide as q), x (as wide as v), d > 0 (steps, as wide as v)."""
+    i, f (gates before their activation, per head; beside z and o per cell, all four as wide as v); B, C (as wide as q), x (as wide
+    as v), d > 0 (steps, as wide as v);
+    s (log-decay per slot, 5 of them)."""
     r = torch.Generator().manual_seed(seed)
-    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxd", V), **dict.fromkeys("abif", 1)}
-    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus}
+    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxdzo", V), **dict.fromkeys("ab", 1), **dict.fromkeys("if", V if "z" in letters else 1), "s": 5}
+    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "s": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus}
     made = [(c, torch.randn(*lead, T, width[c], generator=r, dtype=torch.float64)) for c in letters]
     return [shape.get(c, lambda x: x)(x).to(dtype) for c, x in made]
 
@@ -129,8 +131,8 @@ def finite(form: Form, definition: Form, make: Make) -> None:
         out, state = form(*xs)
         assert all(t.isfinite().all() for t in core.tensors((out, state))), f"not finite at log-decay {decay}"
         want = definition(*(x.double() for x in xs))[0]
-        error = (out - want).abs().max() / want.abs().max()
-        assert error < 2e-6, f"float32 error {error:.1e} of the largest output at log-decay {decay}, wanted < 2e-6"
+        error, size = (out - want).abs().max(), want.abs().max()
+        assert error <= 2e-6 * size, f"float32 error {error / size:.1e} of the largest output at log-decay {decay}, wanted < 2e-6"
 
 
 def growth(form: Form, definition: Form, make: Make, kind: str = "constant") -> None:
@@ -166,7 +168,8 @@ def bad_input(form: Form, definition: Form, make: Make) -> None:
             refused(name, put(xs[i].float()), "another dtype")
         if name in ("a", "g"):
             refused(name, put(xs[i] + 100), "a positive log-decay")
-        if i and name in ("k", "a", "b", "g", "i", "f"):
+        fixed = {1, *(x.shape[-1] for x in xs[:i] + xs[i + 1:])}           # a width of its own is free
+        if i and name in ("k", "a", "b", "g", "i", "f") and xs[i].shape[-1] in fixed:
             refused(name, put(torch.cat([xs[i], xs[i]], -1)), "another width")
     refused(names[0], [x[..., :0, :] for x in xs], "an empty sequence")
 
@@ -175,9 +178,9 @@ CHECKS = {f.__name__: f for f in (agrees, streaming, causal, lead_dims, pure, ke
 
 
 def sized(fn: Callable, *args: object, **like: object) -> object:
-    """``fn`` (a module's ``init`` or ``params``) at the widths of ``inputs``: K = N = 6, V = P = D = 4, whichever it asks for."""
+    """``fn`` (a module's ``init`` or ``params``) at the widths of ``inputs``: K = N = 6, V = P = D = 4, M = 5, whichever it asks for."""
     names = inspect.signature(fn).parameters
-    return fn(*args, **{n: size for n, size in {"K": 6, "N": 6, "V": 4, "P": 4, "D": 4}.items() if n in names}, **like)
+    return fn(*args, **{n: size for n, size in {"K": 6, "N": 6, "V": 4, "P": 4, "D": 4, "M": 5}.items() if n in names}, **like)
 
 
 def learned(row: System, like: Tensor) -> dict[str, object]:

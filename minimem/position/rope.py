@@ -6,7 +6,7 @@
 Paper   Su et al. 2021, arXiv:2104.09864.
 Differs two layouts of the pairs are in use: neighbours (2i, 2i+1), as in the paper and in GGUF files, and halves (i, i+K/2), as in
         transformers. They are one method up to a fixed order of the rows of W_q and W_k (``halves_from_pairs``).
-Shapes  x: (..., T, K), K even   positions: (T,)
+Shapes  x: (..., T, K), K even   positions: (T,), or (..., T) where sequences stand at different places
 """
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 def angles(positions: Tensor, K: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of t·θ_i, each (T, K/2), in float64: a position times a frequency loses its fraction in short types.
+    """cos and sin of t·θ_i, each (..., T, K/2), in float64: a position times a frequency loses its fraction in short types.
 
     Raises ValueError for an odd K, here and in both rotations.
     """
     if K % 2:
         raise ValueError(f"x has width {K}, wanted an even one: coordinates turn in pairs")
     theta = base ** (-torch.arange(0, K, 2, dtype=torch.float64, device=positions.device) / K)      # (1)
-    turn = positions.double()[:, None] * theta
+    turn = positions.double()[..., None] * theta
     return turn.cos(), turn.sin()
 
 
