@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from minimem.lm import from_hf
 from minimem.state import gated_delta
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}                             # of float32, on outputs of size 1
@@ -44,3 +45,80 @@ def test_qwen3_next_layer(qwen3_next, G, H):
             torch.testing.assert_close(mine, step, **CLOSE)
             torch.testing.assert_close(mine, want[:, lo:hi], **CLOSE)
         torch.testing.assert_close(seen["S"], cache.layers[0].recurrent_states[0], **CLOSE)
+
+
+MODELS = {
+    "mamba": [{}, {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False, "state_size": 3, "residual_in_fp32": False},
+              {"hidden_size": 37, "expand": 3, "time_step_rank": 5, "conv_kernel": 2, "rescale_prenorm_residual": True, "layer_norm_epsilon": 0.1}],
+    "mamba2": [{"head_dim": 10, "num_heads": 4, "n_groups": 1}, {"head_dim": 10, "num_heads": 4, "n_groups": 2, "layer_norm_epsilon": 0.1},
+               {"hidden_size": 21, "head_dim": 7, "num_heads": 6, "n_groups": 3, "use_bias": True, "use_conv_bias": False, "conv_kernel": 3},
+               {"head_dim": 40, "num_heads": 1, "n_groups": 1, "tie_word_embeddings": True, "rescale_prenorm_residual": True}],
+}
+
+
+@pytest.fixture
+def mamba_model(monkeypatch):
+    """A model of a few layers with random weights, none at the value it starts with; in plain torch whatever else is installed."""
+    import transformers
+    from transformers.models.mamba import modeling_mamba
+    from transformers.models.mamba2 import modeling_mamba2
+    for module in (modeling_mamba, modeling_mamba2):
+        for name in ("causal_conv1d_fn", "causal_conv1d_update", "mamba_selective_scan", "mamba_selective_state_update",
+                     "mamba2_chunk_scan", "mamba2_selective_state_update"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name).__wrapped__)
+
+    def made(kind, **options):
+        config, model = {"mamba": (transformers.MambaConfig, transformers.MambaForCausalLM),     # not AutoModel, which fla changes
+                         "mamba2": (transformers.Mamba2Config, transformers.Mamba2ForCausalLM)}[kind]
+        torch.manual_seed(0)
+        theirs = model(config(**{"vocab_size": 50, "hidden_size": 20, "state_size": 6, "num_hidden_layers": 3, **options})).eval()
+        with torch.no_grad():
+            for p in theirs.parameters():
+                p += 0.1 * torch.randn_like(p)
+        return theirs
+    return made
+
+
+@pytest.mark.parametrize("kind, options", [(kind, o) for kind, several in MODELS.items() for o in several])
+@pytest.mark.oracle("mamba", "mamba2")
+def test_mamba_models(mamba_model, kind, options):
+    """Logits of a whole sequence, and of a prompt and then token by token from their cache and from our state."""
+    theirs = mamba_model(kind, **options)
+    ours, tokens = from_hf(theirs), torch.randint(50, (2, 75), generator=torch.Generator().manual_seed(1))
+    assert (ours.head.weight is ours.embed.weight) == theirs.config.tie_word_embeddings
+    with torch.no_grad():
+        want = theirs(tokens).logits
+        torch.testing.assert_close(ours(tokens)[0], want, rtol=0, atol=1e-5)
+        step, (mine, state) = theirs(tokens[:, :70], use_cache=True), ours(tokens[:, :70])
+        torch.testing.assert_close(mine, step.logits, rtol=0, atol=1e-5)
+        for t in range(70, 75):
+            step, (mine, state) = theirs(tokens[:, t:t + 1], cache_params=step.cache_params, use_cache=True), ours(tokens[:, t:t + 1], state)
+            torch.testing.assert_close(mine, step.logits, rtol=0, atol=1e-5)
+            torch.testing.assert_close(mine[:, 0], want[:, t], rtol=0, atol=1e-5)
+    assert want.abs().max() > 1
+
+
+@pytest.mark.oracle("mamba2")
+def test_limits_of_the_step_hold_while_decoding_too(mamba_model):
+    """In transformers 5.23.0 they hold for whole sequences alone: its own decoding is another model."""
+    theirs = mamba_model("mamba2", head_dim=10, num_heads=4, n_groups=2, time_step_limit=(0.3, 0.7))
+    ours, tokens = from_hf(theirs), torch.randint(50, (2, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want, prompt, (_, state) = theirs(tokens).logits, theirs(tokens[:, :7], use_cache=True), ours(tokens[:, :7])
+        torch.testing.assert_close(ours(tokens)[0], want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(tokens[:, 7:], state)[0][:, 0], want[:, 7], rtol=0, atol=1e-5)
+        decoded = theirs(tokens[:, 7:], cache_params=prompt.cache_params, use_cache=True).logits
+    assert (decoded[:, 0] - want[:, 7]).abs().max() > 0.01
+
+
+def test_what_from_hf_refuses(mamba_model):
+    import transformers
+    with pytest.raises(ValueError, match="no map for a model of type 'gpt2', wanted one of .*mamba, mamba2"):
+        from_hf(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10)))
+    with pytest.raises(ValueError, match="hidden_act is 'gelu', wanted 'silu'"):
+        from_hf(mamba_model("mamba", hidden_act="gelu"))
+    more = mamba_model("mamba")
+    more.backbone.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="weights without a place: backbone.extra.weight, backbone.extra.bias; places without a weight: none"):
+        from_hf(more)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import core
+from .. import core, forms
 from ..layer import ShortConv, State, step_bias
 
 
@@ -29,7 +29,7 @@ def init(N: int, D: int, lead: tuple[int, ...] = (), **like) -> Tensor:
 
 def params(D: int, N: int, **like) -> dict[str, Tensor]:
     """What is learned, as the paper starts it: A[c, n] = −n, counted from 1, and D = 1."""
-    return {"A": -torch.arange(1, N + 1, **like).repeat(D, 1), "D": torch.ones(D, **like)}
+    return {"A": -torch.ones(D, N, **like).cumsum(-1), "D": torch.ones(D, **like)}
 
 
 def step(S: Tensor, x: Tensor, d: Tensor, B: Tensor, C: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -51,6 +51,13 @@ def _start(x: Tensor, d: Tensor, B: Tensor, C: Tensor, params: dict[str, Tensor]
 def recurrent(x: Tensor, d: Tensor, B: Tensor, C: Tensor, params: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(1) and (2) token by token. Returns y (..., T, D) and S_T. Raises ValueError naming the argument that does not fit."""
     return core.run(step, _start(x, d, B, C, params, state), x, d, B, C, params=params)
+
+
+def chunked(x: Tensor, d: Tensor, B: Tensor, C: Tensor, params: dict[str, Tensor], state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same values by ``forms.selective``, whose backward pass computes the states again. Raises as ``recurrent``."""
+    state = _start(x, d, B, C, params, state)
+    y, state = forms.selective(x, d, params["A"], B, C, state)
+    return y + params["D"] * x, state
 
 
 class Layer(nn.Module):
@@ -86,5 +93,5 @@ class Layer(nn.Module):
         x = F.silu(x)
         d, B, C = self.x_proj(x).split(self.sizes, -1)
         d = F.softplus(self.dt_proj(d))
-        y, S = recurrent(x, d, B, C, {"A": -self.A_log.exp(), "D": self.D}, state.get("S"))
+        y, S = chunked(x, d, B, C, {"A": -self.A_log.exp(), "D": self.D}, state.get("S"))
         return self.out_proj(y * F.silu(z)), {"S": S, "conv": window}
