@@ -5,6 +5,7 @@
     selective   S_t = e^{A ⊙ d_t} ⊙ S_{t−1} + B_t (d_t ⊙ x_t)ᵀ                       y_t = S_tᵀ C_t
     gated       S_t = e^{g_t} S_{t−1} + k_t v_tᵀ                                     o_t = S_tᵀ q_t, or with weights per level of a tree
     delta       S_t = e^{g_t} S_{t−1} + k_t (b_t (v_t − e^{g_t} S_{t−1}ᵀ k_t))ᵀ      o_t = S_tᵀ q_t
+    convolve    y_t = Σ_{j≤t} h_j x_{t−j}, a fixed filter
 
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b: (..., T, 1)   g: (..., T, 1), in ``gated`` also (..., T, K)   S: (..., K, V)
         a, x, d: (..., T, D)   h: (..., D)   A: (D, N)   B, C: (..., T, N); the S of ``selective``: (..., N, D)
