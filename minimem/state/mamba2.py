@@ -31,7 +31,8 @@ def init(N: int, P: int, lead: tuple[int, ...] = (), **like) -> Tensor:
 def params(lead: tuple[int, ...] = (), seed: int = 0, **like) -> dict[str, Tensor]:
     """What a head has learned, as the paper starts it: −A uniform in [1, 16], D = 1, both (*lead, 1)."""
     drawn = torch.rand(*lead, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return {"A": -(1 + 15 * drawn).to(**like), "D": torch.ones(*lead, 1, **like)}
+    one = torch.ones(*lead, 1, **like)
+    return {"A": -(1 + 15 * drawn).to(one), "D": one}
 
 
 def step(S: Tensor, x: Tensor, d: Tensor, B: Tensor, C: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
