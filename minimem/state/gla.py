@@ -27,8 +27,8 @@ def init(K: int, V: int, lead: tuple[int, ...] = (), **like) -> Tensor:
 
 def step(S: Tensor, q: Tensor, k: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """One token: the definition."""
-    S = S + a.expm1()[..., None] * S + k[..., :, None] * v[..., None, :]         # (1): e^a S, exact near a = 0 too
-    return S, (q[..., None, :] @ S)[..., 0, :] * q.shape[-1] ** -0.5             # (2)
+    S = a.exp()[..., None] * S + k[..., :, None] * v[..., None, :]       # (1)
+    return S, (q[..., None, :] @ S)[..., 0, :] * q.shape[-1] ** -0.5     # (2)
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, a: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
