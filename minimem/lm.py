@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layer import MLP, Block, State
-from .state import mamba, mamba2
+from .state import mamba, mamba2, rwkv4
 
 
 class LM(nn.Module):
@@ -110,13 +111,15 @@ def from_hf(model: nn.Module) -> LM:
     kind = model.config.model_type
     if kind not in HF:
         raise ValueError(f"no map for a model of type {kind!r}, wanted one of {', '.join(HF) or 'none yet'}")
-    build, renames = HF[kind]
+    build, renames, *changes = HF[kind]
     ours = build(model.config)
     weights = {}
     for name, w in model.state_dict().items():
         for old, new in renames.items():
             name = re.sub(old, new, name)
         weights[name] = w
+    for change in changes:
+        change(model, weights)
     missing, left = ours.load_state_dict(weights, strict=False)
     if missing or left:
         raise ValueError(f"weights without a place: {', '.join(left) or 'none'}; places without a weight: {', '.join(missing) or 'none'}")
@@ -144,9 +147,30 @@ def _normed(c, mixers: list[nn.Module]) -> LM:
     return LM(nn.Embedding(c.vocab_size, D), [Block(m, D, eps=eps) for m in mixers], nn.RMSNorm(D, eps=eps), head)
 
 
+def _rwkv(c) -> LM:
+    """The first of its LayerNorms follows the embedding; the last has torch's ε, whatever the configuration says."""
+    if c.attention_hidden_size != c.hidden_size:
+        raise ValueError(f"attention_hidden_size is {c.attention_hidden_size}, wanted hidden_size, {c.hidden_size}, what the published models have")
+    D, L, norm = c.hidden_size, c.num_hidden_layers, partial(nn.LayerNorm, eps=c.layer_norm_epsilon)
+    blocks = [Block(rwkv4.Layer(D, i, L), D, rwkv4.ChannelMix(D, c.intermediate_size, i, L), nn.LayerNorm, c.layer_norm_epsilon) for i in range(L)]
+    embed, head = nn.Embedding(c.vocab_size, D), nn.Linear(D, c.vocab_size, bias=False)
+    if c.tie_word_embeddings:
+        head.weight = embed.weight
+    return LM(nn.Sequential(embed, norm(D)), blocks, nn.LayerNorm(D), head)
+
+
+def _unscaled(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """What transformers halves after every few blocks when it evaluates, so that float16 does not overflow: doubled again, in ``weights``."""
+    every = model.config.rescale_every if model.base_model.layers_are_rescaled else 0
+    for name in [n for n in weights if every and re.search(r"mixer\.output|ffn\.value", n)]:
+        weights[name] = weights[name] * 2 ** (int(name.split(".")[1]) // every)
+
+
 BACKBONE = {r"^backbone\.embeddings": "embed", r"^backbone\.layers": "blocks", r"^backbone\.norm_f": "norm", r"^lm_head": "head"}
 
-HF: dict[str, tuple[Callable, dict[str, str]]] = {                        # model_type: (config → LM, {pattern of their names: ours})
+HF: dict[str, tuple] = {     # model_type: (config → LM, {pattern of their names: ours}), and what else must be done: (model, weights), in place
     "mamba": (_mamba, BACKBONE),
     "mamba2": (_mamba2, BACKBONE),
+    "rwkv": (_rwkv, {r"^rwkv\.embeddings": "embed.0", r"^rwkv\.blocks\.0\.pre_ln": "embed.1", r"^rwkv\.blocks": "blocks", r"^rwkv\.ln_out": "norm",
+                     r"\.ln1\.": ".norm.", r"\.ln2\.": ".ffn_norm.", r"\.attention\.": ".mixer.", r"\.feed_forward\.": ".ffn."}, _unscaled),
 }

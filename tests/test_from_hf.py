@@ -112,12 +112,65 @@ def test_limits_of_the_step_hold_while_decoding_too(mamba_model):
     assert (decoded[:, 0] - want[:, 7]).abs().max() > 0.01
 
 
-def test_what_from_hf_refuses(mamba_model):
+@pytest.fixture
+def rwkv_model():
+    """Random weights, none at the value it starts with."""
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    def made(**options):
+        torch.manual_seed(0)
+        theirs = RwkvForCausalLM(RwkvConfig(**{"vocab_size": 50, "hidden_size": 20, "num_hidden_layers": 5, "rescale_every": 2, **options})).eval()
+        with torch.no_grad():
+            for p in theirs.parameters():
+                p += 0.2 * torch.randn_like(p)
+        return theirs
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"rescale_every": 0, "intermediate_size": 33, "num_hidden_layers": 2}, {"tie_word_embeddings": True},
+                                     {"layer_norm_epsilon": 0.1, "rescale_every": 0}])
+@pytest.mark.oracle("rwkv4")
+def test_rwkv_models(rwkv_model, options):
+    """Whole; in pieces; token by token (one sequence: for more, their decoding mixes the sequences); before and after their halving."""
+    theirs = rwkv_model(**options)
+    ours, tokens = from_hf(theirs), torch.randint(50, (3, 30), generator=torch.Generator().manual_seed(1))
+    assert (ours.head.weight is ours.embed[0].weight) == theirs.config.tie_word_embeddings
+    with torch.no_grad():
+        want = theirs(tokens).logits
+        for model in (ours, from_hf(theirs)):                                 # by now they have halved their weights
+            torch.testing.assert_close(model(tokens)[0], want, rtol=0, atol=1e-4)
+        step, (mine, state) = theirs(tokens[:, :7], use_cache=True), ours(tokens[:, :7])
+        step, (mine, state) = theirs(tokens[:, 7:20], state=step.state, use_cache=True), ours(tokens[:, 7:20], state)
+        torch.testing.assert_close(mine, step.logits, rtol=0, atol=1e-4)
+        for i, name in enumerate(("x", "x", "alpha", "beta", "p")):           # of the channel mix, then of the time mix
+            for l in range(theirs.config.num_hidden_layers):
+                kept = state[f"block {l}"]["ffn" if i == 0 else "mixer"][name]
+                torch.testing.assert_close(kept.reshape(3, 20), step.state[i][:, :, l], rtol=1e-4, atol=1e-4)
+        step, (_, state) = theirs(tokens[:1, :20], use_cache=True), ours(tokens[:1, :20])
+        for t in range(20, 30):
+            step, (mine, state) = theirs(tokens[:1, t:t + 1], state=step.state, use_cache=True), ours(tokens[:1, t:t + 1], state)
+            torch.testing.assert_close(mine, step.logits, rtol=0, atol=1e-4)
+            torch.testing.assert_close(mine[0, 0], want[0, t], rtol=0, atol=1e-4)
+    assert want.abs().max() > 1
+
+
+@pytest.mark.oracle("rwkv4")
+def test_their_decoding_of_several_sequences_mixes_them(rwkv_model):
+    """In transformers 5.23.0 one token of each of B sequences gives a (B, B, D) stream; so the test above decodes a single one."""
+    theirs, tokens = rwkv_model(), torch.randint(50, (3, 5), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        step = theirs(tokens[:, :4], use_cache=True)
+        assert theirs(tokens[:, 4:], state=step.state, use_cache=True).logits.shape == (3, 3, 50)
+
+
+def test_what_from_hf_refuses(mamba_model, rwkv_model):
     import transformers
     with pytest.raises(ValueError, match="no map for a model of type 'gpt2', wanted one of .*mamba, mamba2"):
         from_hf(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10)))
     with pytest.raises(ValueError, match="hidden_act is 'gelu', wanted 'silu'"):
         from_hf(mamba_model("mamba", hidden_act="gelu"))
+    with pytest.raises(ValueError, match="attention_hidden_size is 12, wanted hidden_size, 20"):
+        from_hf(rwkv_model(attention_hidden_size=12))
     more = mamba_model("mamba")
     more.backbone.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="weights without a place: backbone.extra.weight, backbone.extra.bias; places without a weight: none"):

@@ -21,21 +21,23 @@ from torch import Tensor, nn
 from .. import core, forms
 from ..layer import State, shifted
 
+Tensors = dict[str, Tensor]
 NOTHING = -1e38              # the largest exponent of no keys; finite, so that differences are
 
 
-def init(D: int, lead: tuple[int, ...] = (), **like) -> dict[str, Tensor]:
+def init(D: int, lead: tuple[int, ...] = (), **like) -> Tensors:
     """The empty memory: α = β = 0 and p = −1e38, each (*lead, D)."""
-    return {"alpha": torch.zeros(*lead, D, **like), "beta": torch.zeros(*lead, D, **like), "p": torch.full((*lead, D), NOTHING, **like)}
+    alpha, beta = torch.zeros(2, *lead, D, **like)
+    return {"alpha": alpha, "beta": beta, "p": torch.full((*lead, D), NOTHING, **like)}
 
 
-def params(D: int, seed: int = 0, **like) -> dict[str, Tensor]:
+def params(D: int, seed: int = 0, **like) -> Tensors:
     """w and u as the authors' code starts them in the first layer; draws nothing, so every ``seed`` gives the same."""
     n = torch.arange(D, **like)
     return {"w": -torch.exp(-5 + 8 * (n / max(1, D - 1)) ** 0.7), "u": math.log(0.3) + 0.5 * ((n + 1) % 3 - 1)}
 
 
-def step(state: dict[str, Tensor], k: Tensor, v: Tensor, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+def step(state: Tensors, k: Tensor, v: Tensor, params: Tensors) -> tuple[Tensors, Tensor]:
     """One token: the definition. The sums of (1) over the tokens before are α e^p and β e^p; p, their unit, takes no gradient."""
     alpha, beta, p, w, u = state["alpha"], state["beta"], state["p"], params["w"], params["u"]
     top = torch.maximum(p, u + k).detach()
@@ -46,7 +48,7 @@ def step(state: dict[str, Tensor], k: Tensor, v: Tensor, params: dict[str, Tenso
     return {"alpha": past * alpha + now * v, "beta": past * beta + now, "p": top}, o     # (2) α' and β'
 
 
-def _start(k: Tensor, v: Tensor, params: dict[str, Tensor], state: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def _start(k: Tensor, v: Tensor, params: Tensors, state: Tensors | None) -> Tensors:
     """The state to start from, once everything fits."""
     core.expect("k:TD v:TD", k, v, state=state, state_shape={"alpha": "D", "beta": "D", "p": "D"})
     core.expect("k:D w:D u:D", k.flatten(0, -2)[0], params["w"], params["u"])
@@ -55,13 +57,13 @@ def _start(k: Tensor, v: Tensor, params: dict[str, Tensor], state: dict[str, Ten
     return init(k.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
-def recurrent(k: Tensor, v: Tensor, params: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def recurrent(k: Tensor, v: Tensor, params: Tensors, state: Tensors | None = None) -> tuple[Tensor, Tensors]:
     """(1) and (2) token by token. Returns o (..., T, D) and the state. Raises ValueError naming the argument that does not fit."""
     return core.run(step, _start(k, v, params, state), k, v, params=params)
 
 
-def parallel(k: Tensor, v: Tensor, params: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same values without a loop over tokens: p from a running maximum of k_t − t w, then α and β by one scan. Raises as ``recurrent``."""
+def parallel(k: Tensor, v: Tensor, params: Tensors, state: Tensors | None = None) -> tuple[Tensor, Tensors]:
+    """The same values without a loop: p from a running maximum of k_t − t w, α and β from one scan. Raises as ``recurrent``."""
     state, (w, u) = _start(k, v, params, state), (params["w"], params["u"])
     with torch.no_grad():
         t = torch.arange(k.shape[-2] + 1, **core.like(k))[:, None] * w
