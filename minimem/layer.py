@@ -32,6 +32,11 @@ def merged(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
+def blockwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Each of n equal parts of x times its own matrix: a block-diagonal map. weight: (n, out, in), x: (..., n·in) → (..., n·out)."""
+    return torch.einsum("...ni,noi->...no", x.unflatten(-1, (len(weight), -1)), weight).flatten(-2)
+
+
 def shifted(x: Tensor, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The token before each token, 0 before the first (or ``last``, (B, 1, D)); and the last token, to go on from."""
     last = torch.zeros_like(x[:, :1]) if last is None else last

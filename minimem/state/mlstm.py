@@ -13,10 +13,11 @@ Units   i and f are pre-activations (ĩ and f̃), any numbers. e^m S is the matr
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import core, forms
+from ..layer import ShortConv, State, blockwise, heads, merged
 
 SHAPES, STATE = "q:TK k:TK v:TV i:T1 f:T1", {"S": "KV", "n": "K", "m": "1"}
 
@@ -71,3 +72,57 @@ def _highest(i: Tensor, a: Tensor, m: Tensor) -> Tensor:
         m = torch.cat([m[..., :n, :], torch.maximum(m[..., n:, :], m[..., :-n, :] + a[..., n:, :])], -2)
         a, n = torch.cat([a[..., :n, :], a[..., n:, :] + a[..., :-n, :]], -2), 2 * n
     return m
+
+
+class Layer(nn.Module):
+    """The paper's mLSTM block without its residual: u = W_u x and z = W_z x twice as wide; c = SiLU(conv(u)); q and k from c, v from u, by blocks
+    of four channels; y = W_o ((LN(o) ⊙ w + s ⊙ c) ⊙ SiLU(z)), the norm over each head. Gates are linear in [q, k, v].
+
+    state: {"memory": {S, n, m}, "conv": (B, conv − 1, expand·D)}. There is no feed-forward after it. Source: arXiv:2405.04517, figure 11.
+    """
+
+    def __init__(self, D: int, heads: int = 4, expand: int = 2, conv: int = 4, block: int = 4):
+        super().__init__()
+        self.D, self.H, E = D, heads, expand * D
+        self.up, self.down = nn.Linear(D, 2 * E, bias=False), nn.Linear(E, D, bias=False)
+        self.conv = ShortConv(E, conv, bias=True)
+        self.q, self.k, self.v = (nn.Parameter(torch.randn(E // block, block, block) * (0.4 / D) ** 0.5) for _ in range(3))
+        self.gates = nn.Linear(3 * E, 2 * heads)
+        self.norm, self.skip = nn.Parameter(torch.ones(E)), nn.Parameter(torch.ones(E))
+        nn.init.zeros_(self.gates.weight)
+        with torch.no_grad():
+            self.gates.bias.copy_(torch.cat([0.1 * torch.randn(heads), torch.linspace(3, 6, heads)]))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        core.expect("x:TD", x, D=self.D)
+        state, (u, z) = state or {}, self.up(x).chunk(2, -1)
+        c, window = self.conv(u, state.get("conv"))
+        c = F.silu(c)
+        qkv = [blockwise(c, self.q), blockwise(c, self.k), blockwise(u, self.v)]
+        i, f = heads(self.gates(torch.cat(qkv, -1)), 2 * self.H).chunk(2, 1)
+        o, memory = chunked(*(heads(y, self.H) for y in qkv), i, f, state.get("memory"))
+        o = merged(F.layer_norm(o, o.shape[-1:])) * self.norm + self.skip * c
+        return self.down(o * F.silu(z)), {"memory": memory, "conv": window}
+
+
+class Large(nn.Module):
+    """The layer of xLSTM-7B: no convolution and no second branch, K = D/2H, V = D/H, gates softly capped at ±15, output gate σ(W x).
+
+    y = W_o (σ(W_g x) ⊙ LN(o) ⊙ w), the norm over each head.   state: {S, n, m}.   Source: arXiv:2503.13427.
+    """
+
+    def __init__(self, D: int, heads: int = 8, K: int | None = None, V: int | None = None, cap: float = 15.0, eps: float = 1e-6):
+        super().__init__()
+        self.D, self.H, self.cap, self.eps = D, heads, cap, eps
+        K, V = heads * (K or D // heads // 2), heads * (V or D // heads)
+        self.q, self.k = nn.Linear(D, K, bias=False), nn.Linear(D, K, bias=False)
+        self.v, self.gate, self.out = nn.Linear(D, V, bias=False), nn.Linear(D, V, bias=False), nn.Linear(V, D, bias=False)
+        self.i, self.f = nn.Linear(D, heads), nn.Linear(D, heads)
+        self.norm = nn.Parameter(torch.ones(V))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        core.expect("x:TD", x, D=self.D)
+        i, f = (self.cap * torch.tanh(gate(x) / self.cap) for gate in (self.i, self.f))
+        o, state = chunked(*(heads(y, self.H) for y in (self.q(x), self.k(x), self.v(x), i, f)), state or None)
+        o = merged(F.layer_norm(o, o.shape[-1:], eps=self.eps)) * self.norm
+        return self.out(torch.sigmoid(self.gate(x)) * o), state
