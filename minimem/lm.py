@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layer import MLP, Block, State
-from .state import mamba, mamba2, rwkv4
+from .state import mamba, mamba2, mlstm, rwkv4
 
 
 class LM(nn.Module):
@@ -166,6 +166,14 @@ def _unscaled(model: nn.Module, weights: dict[str, Tensor]) -> None:
         weights[name] = weights[name] * 2 ** (int(name.split(".")[1]) // every)
 
 
+def _xlstm(c) -> LM:
+    """xLSTM-7B: its feed-forward is rounded up to whole multiples, as its authors do it."""
+    D, H, eps, round_to = c.hidden_size, c.num_heads, c.norm_eps, c.ffn_round_up_to_multiple_of
+    K, V, width = int(D * c.qk_dim_factor) // H, int(D * c.v_dim_factor) // H, int((D * c.ffn_proj_factor + round_to - 1) // round_to) * round_to
+    blocks = [Block(mlstm.Large(D, H, K, V, c.gate_soft_cap, eps), D, MLP(D, width), eps=eps) for _ in range(c.num_hidden_layers)]
+    return LM(nn.Embedding(c.vocab_size, D), blocks, nn.RMSNorm(D, eps=eps), nn.Linear(D, c.vocab_size, bias=False), cap=c.output_logit_soft_cap)
+
+
 BACKBONE = {r"^backbone\.embeddings": "embed", r"^backbone\.layers": "blocks", r"^backbone\.norm_f": "norm", r"^lm_head": "head"}
 
 HF: dict[str, tuple] = {     # model_type: (config → LM, {pattern of their names: ours}), and what else must be done: (model, weights), in place
@@ -173,4 +181,7 @@ HF: dict[str, tuple] = {     # model_type: (config → LM, {pattern of their nam
     "mamba2": (_mamba2, BACKBONE),
     "rwkv": (_rwkv, {r"^rwkv\.embeddings": "embed.0", r"^rwkv\.blocks\.0\.pre_ln": "embed.1", r"^rwkv\.blocks": "blocks", r"^rwkv\.ln_out": "norm",
                      r"\.ln1\.": ".norm.", r"\.ln2\.": ".ffn_norm.", r"\.attention\.": ".mixer.", r"\.feed_forward\.": ".ffn."}, _unscaled),
+    "xlstm": (_xlstm, {**BACKBONE, r"^backbone\.blocks": "blocks", r"^backbone\.out_norm": "norm", r"\.norm_mlstm\.": ".norm.", r"\.norm_ffn\.": ".ffn_norm.",
+                       r"\.mlstm_layer\.": ".mixer.", r"\.multihead_norm\.weight": ".norm", r"\.out_proj\.": ".out.", r"\.proj_up_gate\.": ".gate.",
+                       r"\.ogate_preact\.": ".gate.", r"\.([if])gate_preact\.": r".\1.", r"\.proj_(up|down)\.": r".\1."}),
 }

@@ -175,3 +175,26 @@ def test_what_from_hf_refuses(mamba_model, rwkv_model):
     more.backbone.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="weights without a place: backbone.extra.weight, backbone.extra.bias; places without a weight: none"):
         from_hf(more)
+
+
+@pytest.mark.parametrize("D, options", [(128, {}), (32, {"gate_soft_cap": 2.0, "output_logit_soft_cap": 1.0, "ffn_proj_factor": 2.0, "norm_eps": 1e-3})])
+@pytest.mark.oracle("mlstm")
+def test_xlstm(D, options):
+    """xLSTM-7B's architecture: logits, and decoding, which works there only where D is a multiple of 128: its cache rounds K up, its layers do not."""
+    from transformers import xLSTMConfig, xLSTMForCausalLM
+    torch.manual_seed(0)
+    theirs = xLSTMForCausalLM(xLSTMConfig(vocab_size=50, hidden_size=D, num_hidden_layers=2, num_heads=4, autocast_kernel_dtype="float32", **options)).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p += 0.05 * torch.randn_like(p)
+        ours, tokens = from_hf(theirs), torch.randint(50, (2, 70))
+        want = theirs(tokens, use_cache=False).logits
+        assert want.std() > 0.3
+        torch.testing.assert_close(ours(tokens)[0], want, rtol=1e-4, atol=1e-4)
+        if D == 128:
+            cache, (_, state) = theirs(tokens[:, :66], use_cache=True).cache_params, ours(tokens[:, :66])
+            for t in range(66, 70):
+                step = theirs(tokens[:, t:t + 1], cache_params=cache, use_cache=True).logits
+                mine, state = ours(tokens[:, t:t + 1], state)
+                torch.testing.assert_close(mine, step, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(mine, want[:, t:t + 1], rtol=1e-4, atol=1e-4)
