@@ -9,7 +9,8 @@
 Paper   Peng et al. 2023, arXiv:2305.13048.
 Differs w and u are given. The layer below has them as parameters, w = −e^(time_decay), and starts as the authors' code does.
 Shapes  k, v, o: (..., T, D)   w, u: (D,)   α, β, p: (..., D)
-Units   w is a natural log-decay a token. u is added to the key of the current token, for its own read alone.
+Units   w is a natural log-decay a token. u is added to the key of the current token, for its own read alone. In float32, where
+        (1) as it stands ends at keys of 88, ``parallel`` errs by 1e-6 and ``recurrent`` by 1e-4 of the values for keys around 100.
 """
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def step(state: Tensors, k: Tensor, v: Tensor, params: Tensors) -> tuple[Tensors
     past, now = (p - top).exp(), (u + k - top).exp()
     o = (past * alpha + now * v) / (past * beta + now)           # (1)
     top = torch.maximum(p + w, k).detach()                       # (2) p'
-    past, now = (p + w - top).exp(), (k - top).exp()
+    past, now = (p - top + w).exp(), (k - top).exp()    # (2) not (p + w) − p': w would be lost beside a large p
     return {"alpha": past * alpha + now * v, "beta": past * beta + now, "p": top}, o     # (2) α' and β'
 
 
