@@ -93,11 +93,13 @@ class Layer(nn.Module):
     """The paper's layer: order + 1 projections, each through a convolution of width 3; then (1), gate after filter after gate.
 
     x, y: (B, T, D)   state: {"conv": (B, 2, (order + 1) D), "z0", "z1" …: (B, t, D), one for each of order − 1 filters}
-    Raises ValueError for more than ``longest`` tokens.
+    Raises ValueError for more than ``longest`` tokens and for an order below 2.
     """
 
     def __init__(self, D: int, order: int = 2, longest: int = 1024, width: int = 64, features: int = 3):
         super().__init__()
+        if order < 2:
+            raise ValueError(f"order is {order}, wanted >= 2: a filter stands between two gates")
         self.D, self.order, self.longest = D, order, longest
         self.inp, self.out = nn.Linear(D, (order + 1) * D), nn.Linear(D, D)
         self.conv = ShortConv((order + 1) * D, 3, bias=True)
@@ -110,6 +112,8 @@ class Layer(nn.Module):
         u, after = self.conv(self.inp(x), state.get("conv"))
         *gates, v = u.chunk(self.order + 1, -1)
         T = x.shape[1] + (state["z0"].shape[1] if state else 0)
+        if T > self.longest:
+            raise ValueError(f"x reaches token {T}, wanted at most {self.longest}")
         h = implicit(self.net, T, self.longest)
         h = torch.cat([h[:1] + self.skip, h[1:]])
         z, kept = gates.pop() * v, {"conv": after}

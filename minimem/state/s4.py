@@ -46,8 +46,8 @@ def legs(N: int) -> tuple[Tensor, Tensor, Tensor]:
     p = (torch.arange(N, dtype=torch.float64) + 0.5).sqrt()
     skew = torch.outer(p, p) - A + 0.5 * torch.eye(N, dtype=torch.float64)
     w, V = torch.linalg.eigh(-1j * skew)                         # (2) its eigenvalues are ±iw
-    V = V[:, N // 2:].mH
-    return torch.complex(torch.full_like(w[N // 2:], -0.5), w[N // 2:]), V @ p.to(V.dtype), V @ B.to(V.dtype)
+    w, V = w[_half(N):], V[:, _half(N):].mH
+    return torch.complex(torch.full_like(w, -0.5), w), V @ p.to(V.dtype), V @ B.to(V.dtype)
 
 
 def params(D: int, N: int = 64, seed: int = 0, **like) -> Params:
@@ -63,19 +63,25 @@ def s4d_legs(D: int, N: int = 64, seed: int = 0, **like) -> Params:
 
 def s4d_lin(D: int, N: int = 64, seed: int = 0, **like) -> Params:
     """S4D with A_n = −½ + iπn: all frequencies alike."""
-    n = torch.arange(N // 2, dtype=torch.float64)
+    n = torch.arange(_half(N), dtype=torch.float64)
     return start(torch.complex(torch.full_like(n, -0.5), math.pi * n), D, seed, **like)
 
 
 def s4d_real(D: int, N: int = 64, seed: int = 0, **like) -> Params:
     """S4D with A_n = −(n + 1): decays alone, nothing turns."""
-    n = torch.arange(N // 2, dtype=torch.float64)
+    n = torch.arange(_half(N), dtype=torch.float64)
     return start(torch.complex(-n - 1, 0 * n), D, seed, **like)
 
 
 def init(D: int, N: int = 64, lead: tuple[int, ...] = (), **like) -> Tensor:
     """The empty memory s_0 = 0, (*lead, D, N/2, 2)."""
-    return torch.zeros(*lead, D, N // 2, 2, **like)
+    return torch.zeros(*lead, D, _half(N), 2, **like)
+
+
+def _half(N: int) -> int:
+    if N < 2 or N % 2:
+        raise ValueError(f"N is {N}, wanted even, at least 2: complex numbers come in pairs")
+    return N // 2
 
 
 def _system(params: Params) -> tuple[Tensor, ...]:
