@@ -95,25 +95,24 @@ class QKV(nn.Module):
 class Attention(nn.Module):
     """Softmax attention over all that came before: what every other memory is compared with.
 
-    state: {"k", "v"}: (B, H, t, D / H), it grows with every token.
+    state: {"k", "v"}: (B, H, t, D / H), it grows with every token; with ``conv`` also the window of the convolution.
     """
 
-    def __init__(self, D: int, heads: int = 4):
+    def __init__(self, D: int, heads: int = 4, conv: int = 0):
         super().__init__()
-        self.D, self.H = D, heads
-        self.qkv = nn.Linear(D, 3 * D, bias=False)
-        self.out = nn.Linear(D, D, bias=False)
+        self.D = D
+        self.qkv, self.out = QKV(D, heads, D // heads, D // heads, conv, nn.Identity()), nn.Linear(D, D, bias=False)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         core.expect("x:TD", x, D=self.D)
-        q, k, v = (heads(y, self.H) for y in self.qkv(x).chunk(3, -1))
+        (q, k, v), kept = self.qkv(x, state or {})
         if state:
             k, v = torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
             seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=x.device).tril(k.shape[-2] - q.shape[-2])
             o = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         else:
             o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(merged(o)), {"k": k, "v": v}
+        return self.out(merged(o)), {"k": k, "v": v, **kept}
 
 
 class MLP(nn.Module):
