@@ -16,7 +16,7 @@ EXACT = {"rtol": 1e-8, "atol": 1e-9}
 def made(key):
     """The layer of a row in float64, and x (2, 21, D); no parameter is left at zero, where its use could not be seen."""
     torch.manual_seed(0)
-    layer = Attention(D) if key == "attention" else LAYERS[key].code.Layer(D)
+    layer = Attention(D, conv=3) if key == "attention" else LAYERS[key].code.Layer(D)
     layer = layer.double()
     with torch.no_grad():
         for p in layer.parameters():
