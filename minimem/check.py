@@ -30,9 +30,10 @@ def inputs(letters: str, T: int = 23, K: int = 6, V: int = 4, lead: tuple[int, .
     """Random inputs (*lead, T, D) by letter: q, k (unit norm), v, a (log-decay per head), g (log-decay per key), b in (0, 1);
     i, f (gates before their activation, per head; beside z and o per cell, all four as wide as v); B, C (as wide as q), x (as wide
     as v), d > 0 (steps, as wide as v);
-    s (log-decay per slot, 5 of them)."""
+    s (log-decay per slot, 5 of them); w (weights of 12 levels: enough for 2,048 tokens)."""
     r = torch.Generator().manual_seed(seed)
-    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxdzo", V), **dict.fromkeys("ab", 1), **dict.fromkeys("if", V if "z" in letters else 1), "s": 5}
+    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxdzo", V), **dict.fromkeys("ab", 1), **dict.fromkeys("if", V if "z" in letters else 1),
+             "s": 5, "w": 12}
     shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "s": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus}
     made = [(c, torch.randn(*lead, T, width[c], generator=r, dtype=torch.float64)) for c in letters]
     return [shape.get(c, lambda x: x)(x).to(dtype) for c, x in made]
@@ -122,7 +123,7 @@ def chunk_invariant(form: Form, definition: Form, make: Make) -> None:
 
 
 def finite(form: Form, definition: Form, make: Make) -> None:
-    """Long sequences and extreme gates stay finite, in float32, and right."""
+    """Long sequences and extreme gates stay finite, in float32, and right: at least as right as the definition run in float32."""
     names = list(inspect.signature(definition).parameters)
     for decay in (-1000.0, -20.0, -2.0 ** -20, 0.0, None):         # e^(−2^−20) is a float32: no error that every step repeats
         xs = make(T=1024, lead=(), dtype=torch.float32)
@@ -132,7 +133,9 @@ def finite(form: Form, definition: Form, make: Make) -> None:
         assert all(t.isfinite().all() for t in core.tensors((out, state))), f"not finite at log-decay {decay}"
         want = definition(*(x.double() for x in xs))[0]
         error, size = (out - want).abs().max(), want.abs().max()
-        assert error <= 2e-6 * size, f"float32 error {error / size:.1e} of the largest output at log-decay {decay}, wanted < 2e-6"
+        if error > 2e-6 * size:
+            own = (definition(*xs)[0] - want).abs().max()
+            assert error <= own, f"float32 error {error / size:.1e} of the largest output at log-decay {decay}, wanted < 2e-6"
 
 
 def growth(form: Form, definition: Form, make: Make, kind: str = "constant") -> None:
