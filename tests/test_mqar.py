@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from minimem.tasks.mqar import mqar
+from minimem.tasks.mqar import curriculum, mqar
 
 
 @pytest.mark.parametrize("pairs, T, times", [(8, 32, 1), (4, 40, 3), (1, 3, 1)])
@@ -27,3 +27,15 @@ def test_seeds_decide():
 def test_what_does_not_fit_is_refused(pairs, T, vocab, times):
     with pytest.raises(ValueError, match="pairs written|keys of"):
         mqar(pairs, T, vocab, times)
+
+
+def test_curriculum_grows_to_the_task():
+    batch = curriculum(8, 64, 100, 32, times=3, batch=10, seed=2)
+    tokens, targets = batch(0)
+    assert tokens.shape == (40, 16) and ((targets >= 0).sum(1) == 2).all()                # 2 pairs, a quarter of the length, 4 times the sequences
+    shapes = [batch(i)[0].shape for i in range(0, 41, 4)]
+    assert shapes == sorted(shapes, key=lambda s: s[1]) and all(abs(b * t / 640 - 1) < 0.2 for b, t in shapes)
+    for step in (40, 99, 100):
+        for got, want in zip(batch(step), mqar(8, 64, 32, 3, 10, seed=2 * 10 ** 6 + step)):
+            assert torch.equal(got, want)
+    assert curriculum(1, 4, 10)(0)[0].shape == (32, 4)

@@ -8,6 +8,8 @@ Source  Arora et al. 2023, arXiv:2312.04927. Differs: queries lie anywhere among
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,3 +34,14 @@ def mqar(pairs: int, T: int, vocab: int = 64, times: int = 1, batch: int = 32, s
     newest = torch.zeros_like(keys).scatter_reduce(1, order, torch.arange(pairs * times).expand_as(order), "amax")
     at = written + torch.rand(batch, T - written, generator=r).argsort(-1)[:, :pairs]
     return tokens.scatter(1, at, keys), targets.scatter(1, at, values.gather(1, newest))
+
+
+def curriculum(pairs: int, T: int, steps: int, vocab: int = 64, times: int = 1, batch: int = 32, seed: int = 0) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The batches of a training, for ``lm.fit``: 2 pairs at first, ``pairs`` from 40% of the steps on.
+
+    Fewer pairs make sequences as much shorter, and as many more of them. ``batch(steps)`` is the task itself, with sequences that were never trained on.
+    """
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        n = min(pairs, 2 + int((pairs - 2) * step / (0.4 * steps)))
+        return mqar(n, T * n // pairs, vocab, times, batch * pairs // n, seed=seed * 10 ** 6 + step)
+    return at
