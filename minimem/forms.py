@@ -103,43 +103,51 @@ def scan(a: Tensor, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Ten
 
 
 class _Scan(Function):
-    """Time first: a, x (T, ...), state (...)."""
+    """Time first: a, x (T, ...), state (...). Long sequences are worked on in parts, so that what is written is still in the cache."""
 
     @staticmethod
     def forward(ctx, a, x, state):
-        decay = x.new_ones(len(x) + 1, *state.shape)
-        torch.exp(a, out=decay[:-1])
-        h = _through(a, decay[:-1], x, state)
-        ctx.save_for_backward(a, decay, h, state)
+        h, last = torch.empty_like(x), state.double()
+        ctx.size = max(64, 64 * ROWS // max(1, state.numel()))
+        for a_, x_, h_ in zip(*(y.split(ctx.size) for y in (a, x, h))):
+            last = _through(a_, a_.exp(), x_, last, h_)
+        ctx.save_for_backward(a, h, state)
         return h, h[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dh, dlast):
-        a, decay, h, state = ctx.saved_tensors
-        dx = _through(a[1:], decay[1:], dh, dlast, back=True)
-        da = dx * decay[:-1]
-        dstate = da[0].clone()
-        da[0] *= state
-        da[1:] *= h[:-1]
-        return da, dx, dstate
+        a, h, state = ctx.saved_tensors
+        da, dx, carry = torch.empty_like(h), torch.empty_like(h), dlast.double()
+        befores = [state, *h[ctx.size - 1::ctx.size]]
+        for a_, h_, dh_, da_, dx_, before in reversed([*zip(*(y.split(ctx.size) for y in (a, h, dh, da, dx)), befores)]):
+            decay = h_.new_ones(len(h_) + 1, *state.shape)
+            torch.exp(a_, out=decay[:-1])
+            _through(a_[1:], decay[1:], dh_, carry, dx_, back=True)
+            carry = a_[0].double().exp() * dx_[0]
+            torch.mul(dx_, decay[:-1], out=da_)
+            da_[0] *= before
+            da_[1:] *= h_[:-1]
+        return da, dx, carry.to(h.dtype)
 
 
-def _through(a: Tensor, decay: Tensor, x: Tensor, h: Tensor, back: bool = False) -> Tensor:
-    """h ← decay_t h + x_t, decay = e^a, for t = 0, 1, …, or from the last to the first; all values of h, (T, ...)."""
-    T, way, out = len(x), -1 if back else 1, torch.empty_like(x)
-    n = (T - 1) % BLOCK + 1
+def _through(a: Tensor, decay: Tensor, x: Tensor, h: Tensor, out: Tensor, back: bool = False) -> Tensor:
+    """h ← decay_t h + x_t, decay = e^a, for t = 0, 1, …, or from the last to the first: all values into out, (T, ...); the last in float64."""
+    T, way = len(x), -1 if back else 1
+    n = (T - 1) % BLOCK + 1                                               # so many one by one, the rest in blocks
     lone, rest = (slice(T - n, T), slice(0, T - n)) if back else (slice(0, n), slice(n, T))
-    h = _steps(*(y[lone].unbind()[::way] for y in (decay, x, out)), h)
+    h = _steps(*(y[lone].unbind()[::way] for y in (decay, x, out)), h.to(x.dtype))
     if n < T:
         rows = [y[rest].unflatten(0, (-1, BLOCK)).unbind(1)[::way] for y in (decay, x, out)]
         adds = rows[1][0].clone()
         _steps(rows[0][1:], rows[1][1:], [adds] * (BLOCK - 1), adds)
         sums = a[rest].unflatten(0, (-1, BLOCK)).sum(1).double()
-        ends = _through(sums, sums.exp(), adds.double(), h.double(), back)
+        ends = sums.new_empty(sums.shape)
+        last = _through(sums, sums.exp(), adds.double(), h.double(), ends, back)
         starts = torch.cat([ends[1:], h[None]] if back else [h[None], ends[:-1]]).to(x.dtype)
         _steps(*rows, starts)
-    return out
+        return last
+    return h.double()
 
 
 def _steps(decay, x, out, h):
@@ -178,22 +186,23 @@ class _Selective(Function):
     @staticmethod
     def forward(ctx, x, d, B, C, A, S):
         ctx.size = max(8, min(64, 32 * ROWS // max(1, S.numel())))
-        out, borders = [], []
-        for x_, d_, B_, C_ in zip(*(y.split(ctx.size) for y in (x, d, B, C))):
-            borders.append(S)
-            states = _states(*(y.double() for y in (x_, d_, B_, A, S)))[1].to(x.dtype)
-            out.append((C_[:, :, None] @ states[1:])[:, :, 0])
-            S = states[-1].clone()
-        ctx.save_for_backward(x, d, B, C, A, *borders)
-        return torch.cat(out), S
+        out, borders = torch.empty_like(x), x.new_empty(-(-len(x) // ctx.size), *S.shape)
+        for x_, d_, B_, C_, y_, border in zip(*(y.split(ctx.size) for y in (x, d, B, C, out)), borders):
+            border.copy_(S)
+            states = _states(*(y.double() for y in (x_, d_, B_, A, S)))[1]
+            torch.matmul(C_[:, :, None], states[1:].to(x.dtype), out=y_[:, :, None])
+            S = states[-1]
+        ctx.save_for_backward(x, d, B, C, A, borders)
+        return out, S.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dS):
         """With G_t the gradient of S_t, G_t = C_t dy_tᵀ + e^{d_{t+1} A} ⊙ G_{t+1}; that of d_t ⊙ A is H_t = G_t ⊙ e^{d_t A} ⊙ S_{t−1}."""
-        x, d, B, C, A, *borders = ctx.saved_tensors
-        dA, grads = torch.zeros_like(A), []
-        for x_, d_, B_, C_, dy_, S in reversed([*zip(*(y.split(ctx.size) for y in (x, d, B, C, dy)), borders)]):
+        *inputs, A, borders = ctx.saved_tensors
+        dA, grads = torch.zeros_like(A), [torch.empty_like(y) for y in inputs]
+        parts = zip(*(y.split(ctx.size) for y in (*inputs, dy, *grads)), borders)
+        for x_, d_, B_, C_, dy_, dx_, dd_, dB_, dC_, S in reversed([*parts]):
             decay, states = _states(x_, d_, B_, A, S)
             G = C_[..., None] * dy_[:, :, None]
             later, *earlier = reversed(G.unbind())
@@ -201,12 +210,14 @@ class _Selective(Function):
             for d_n, G_n in zip(reversed(decay[1:].unbind()), earlier):
                 later = G_n.addcmul_(d_n, later)
             dS = decay[0] * later
-            du, dB, dC = (B_[:, :, None] @ G)[:, :, 0], (G @ (d_ * x_)[..., None])[..., 0], (states[1:] @ dy_[..., None])[..., 0]
+            torch.matmul(states[1:], dy_[..., None], out=dC_[..., None])
+            torch.matmul(G, (d_ * x_)[..., None], out=dB_[..., None])
+            du = (B_[:, :, None] @ G)[:, :, 0]
+            torch.mul(du, d_, out=dx_)
             H = decay.mul_(states[:-1]).mul_(G)
-            dd = torch.mul(H, A, out=G).sum(-2).addcmul_(du, x_)
+            torch.sum(torch.mul(H, A, out=G), -2, out=dd_).addcmul_(du, x_)
             dA += H.mul_(d_[:, :, None]).sum((0, 1))
-            grads.append((du.mul_(d_), dd, dB, dC))
-        return *(torch.cat(y[::-1]) for y in zip(*grads)), dA, dS
+        return *grads, dA, dS
 
 
 def _states(x: Tensor, d: Tensor, B: Tensor, A: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,10 @@ def make(T, lead=(2, 3), D=5, seed=0, dtype=torch.float64, decay=None):
     return [y.to(dtype) for y in (a, x, torch.randn(*lead, D, generator=r, dtype=torch.float64))]
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 7, 8, 19, 32, 33, 150])
-def test_scan_equals_the_loop_with_its_gradients(T):
+@pytest.mark.parametrize("T", [1, 2, 3, 7, 8, 19, 32, 33, 64, 128, 150])
+@pytest.mark.parametrize("rows", [4096, 1])
+def test_scan_equals_the_loop_with_its_gradients(T, rows, monkeypatch):
+    monkeypatch.setattr(forms, "ROWS", rows)                         # all in one part, and in parts of 64 tokens
     a, x, state = (y.requires_grad_() for y in make(T))
     grads = []
     for h, last in (forms.scan(a, x, state), core.run(step, state, a, x)):
