@@ -53,8 +53,8 @@ def matrix(layer, sizes=SIZES, **options):
 MIXERS = {                                             # mixer: {size: its layer}
     "linear": {**matrix(linear.Layer, conv=4, normed=True), NO_CONV: partial(normed, K=16, conv=0),
                "as published": partial(linear.Layer, D, 1, K=16, V=D, conv=4)},
-    "delta": {**matrix(delta.Layer), NO_CONV: partial(delta.Layer, D, 1, K=16, V=D, conv=0)},
-    "gated_delta": {**matrix(gated_delta.Layer), NO_CONV: partial(gated_delta.Layer, D, 1, K=16, V=D, conv=0)},
+    "delta": {**matrix(delta.Layer, SIZES[:3]), NO_CONV: partial(delta.Layer, D, 1, K=16, V=D, conv=0)},
+    "gated_delta": {**matrix(gated_delta.Layer, SIZES[:3]), NO_CONV: partial(gated_delta.Layer, D, 1, K=16, V=D, conv=0)},
     "mamba2": {**{f"N = {N}": partial(mamba2.Layer, D, 1, N=N, P=D) for N in (8, 16, 32, 64)},
                NO_CONV: partial(mamba2.Layer, D, 1, N=16, P=D, conv=1)},
     "attention": {"all tokens": partial(Attention, D, 1, conv=4), NO_CONV: partial(Attention, D, 1)},
