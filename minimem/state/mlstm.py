@@ -1,4 +1,4 @@
-"""mLSTM: linear attention with a forget gate, an input gate that may grow without bound, and a running sum of the keys to divide by.
+"""mLSTM: linear attention with a forget gate, an input gate without a limit, and a running sum of the keys to divide by.
 
     S_t = f_t S_{t−1} + i_t (k_t/√K) v_tᵀ,   n_t = f_t n_{t−1} + i_t k_t/√K,   i_t = exp ĩ_t,   f_t = σ(f̃_t)        (1)
     o_t = S_tᵀ q_t / max(|n_tᵀ q_t|, 1)                                                                            (2)
@@ -48,14 +48,15 @@ def _start(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: dict[st
     return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
-def recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
+              state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """(1) to (3) token by token. Returns o (..., T, V) and the state. Raises ValueError naming the argument that does not fit."""
     return core.run(step, _start(q, k, v, i, f, state), q, k, v, i, f)
 
 
 def chunked(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: dict[str, Tensor] | None = None,
             chunk: int = 64) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same values, state and m included, by ``forms.gated``; n is one more column of S, written with v = 1. Raises as ``recurrent``."""
+    """The same values, m included, by ``forms.gated``; n is one more column of S, written with v = 1. Raises as ``recurrent``."""
     state, a = _start(q, k, v, i, f, state), F.logsigmoid(f)
     m = _highest(i.detach(), a.detach(), state["m"][..., None, :])
     before, m = m[..., :-1, :], m[..., 1:, :]
@@ -66,8 +67,8 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: dict[s
 
 
 def _highest(i: Tensor, a: Tensor, m: Tensor) -> Tensor:
-    """m and the T maxima of (3) after it, (..., T + 1, 1): windows of 1, 2, 4, … tokens are joined, so nothing is ever subtracted."""
-    m, a, n = torch.cat([m, i], -2), F.pad(a, (0, 0, 1, 0)), 1                     # over the n tokens up to t: the highest ĩ; Σ ln f
+    """m and the T maxima of (3) after it, (..., T + 1, 1): windows of 1, 2, 4, … tokens are joined; nothing is subtracted."""
+    m, a, n = torch.cat([m, i], -2), F.pad(a, (0, 0, 1, 0)), 1                     # of the n tokens up to t: highest ĩ, Σ ln f
     while n < m.shape[-2]:
         m = torch.cat([m[..., :n, :], torch.maximum(m[..., n:, :], m[..., :-n, :] + a[..., n:, :])], -2)
         a, n = torch.cat([a[..., :n, :], a[..., n:, :] + a[..., :-n, :]], -2), 2 * n
@@ -75,10 +76,10 @@ def _highest(i: Tensor, a: Tensor, m: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """The paper's mLSTM block without its residual: u = W_u x and z = W_z x twice as wide; c = SiLU(conv(u)); q and k from c, v from u, by blocks
-    of four channels; y = W_o ((LN(o) ⊙ w + s ⊙ c) ⊙ SiLU(z)), the norm over each head. Gates are linear in [q, k, v].
+    """The paper's mLSTM block without its residual: u = W_u x and z = W_z x twice as wide; c = SiLU(conv(u)); q and k from c, v from u,
+    by blocks of four channels; y = W_o ((LN(o) ⊙ w + s ⊙ c) ⊙ SiLU(z)), the norm over each head. Gates are linear in [q, k, v].
 
-    state: {"memory": {S, n, m}, "conv": (B, conv − 1, expand·D)}. There is no feed-forward after it. Source: arXiv:2405.04517, figure 11.
+    state: {"memory": {S, n, m}, "conv": (B, conv − 1, expand·D)}. There is no feed-forward after it. Source: arXiv:2405.04517.
     """
 
     def __init__(self, D: int, heads: int = 4, expand: int = 2, conv: int = 4, block: int = 4):
@@ -106,7 +107,7 @@ class Layer(nn.Module):
 
 
 class Large(nn.Module):
-    """The layer of xLSTM-7B: no convolution and no second branch, K = D/2H, V = D/H, gates softly capped at ±15, output gate σ(W x).
+    """The layer of xLSTM-7B: no convolution and no second branch, K = D/2H, V = D/H, gates softly capped at ±15.
 
     y = W_o (σ(W_g x) ⊙ LN(o) ⊙ w), the norm over each head.   state: {S, n, m}.   Source: arXiv:2503.13427.
     """

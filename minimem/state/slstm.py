@@ -34,7 +34,8 @@ def init(V: int, lead: tuple[int, ...] = (), **like) -> dict[str, Tensor]:
     return {**{name: torch.zeros(*lead, V, **like) for name in "hcn"}, "m": torch.full((*lead, V), -torch.inf, **like)}
 
 
-def step(state: dict[str, Tensor], z: Tensor, i: Tensor, f: Tensor, o: Tensor, params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+def step(state: dict[str, Tensor], z: Tensor, i: Tensor, f: Tensor, o: Tensor,
+         params: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """One token: the definition."""
     back = (state["h"][..., None, :] @ params["R"])[..., 0, :].chunk(4, -1)        # (1)
     z, i, f, o = (x + r for x, r in zip((z, i, f, o), back))                       # (1)
@@ -53,13 +54,15 @@ def recurrent(z: Tensor, i: Tensor, f: Tensor, o: Tensor, state: dict[str, Tenso
     core.expect(SHAPES, z, i, f, o, state=state, state_shape=STATE)
     V = z.shape[-1]
     if params["R"].shape[-2:] != (V, 4 * V):
-        raise ValueError(f"params['R'] has shape {tuple(params['R'].shape)}, wanted (..., {V}, {4 * V}): from {V} cells to their four inputs")
-    return core.run(step, init(V, z.shape[:-2], **core.like(z)) if state is None else state, z, i, f, o, params=params)
+        raise ValueError(f"params['R'] has shape {tuple(params['R'].shape)}, wanted (..., {V}, {4 * V})")
+    state = init(V, z.shape[:-2], **core.like(z)) if state is None else state
+    return core.run(step, state, z, i, f, o, params=params)
 
 
 class Layer(nn.Module):
-    """The paper's sLSTM block without its residual and its feed-forward (a gated MLP, that is the Block's ``ffn``; theirs has a GELU):
+    """The paper's sLSTM block without its residual and its feed-forward (the ``ffn`` of a Block; theirs is gated by a GELU):
     i and f from SiLU(conv(x)), z and o from x, each by one matrix per head; y = LN(h) ⊙ w, the norm over each head.
+    Names are those of (1); in the authors' code the module called fgate feeds ĩ and igate feeds f̃.
 
     state: {"memory": {h, c, n, m}, "conv": (B, conv − 1, D)}. conv = 0: i and f from x. Source: arXiv:2405.04517, figure 10.
     """
@@ -80,6 +83,7 @@ class Layer(nn.Module):
         if self.conv:
             u, window["conv"] = self.conv(x, state.get("conv"))
             u = F.silu(u)
-        given = zip((x, u, u, x), (self.z, self.i, self.f, self.o), self.bias)
-        h, memory = recurrent(*(heads(blockwise(y, w), self.H) + b[:, None] for y, w, b in given), state.get("memory"), params={"R": self.R})
+        made = zip((x, u, u, x), (self.z, self.i, self.f, self.o), self.bias)
+        gates = (heads(blockwise(y, w), self.H) + b[:, None] for y, w, b in made)
+        h, memory = recurrent(*gates, state.get("memory"), params={"R": self.R})
         return merged(F.layer_norm(h, h.shape[-1:])) * self.norm, {"memory": memory, **window}

@@ -30,7 +30,7 @@ def _asked(answers: Tensor, last: int | None) -> Tensor:
 
 
 def parity(T: int, batch: int = 64, seed: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
-    """tokens 0 and 1, and whether the ones so far are odd; both (batch, T). With ``last`` only the last so many are asked, −100 elsewhere."""
+    """tokens 0 and 1, and whether the ones so far are odd; both (batch, T). ``last``: only so many are asked, −100 elsewhere."""
     _fits(T, last)
     bits = torch.randint(2, (batch, T), generator=torch.Generator().manual_seed(seed))
     return bits, _asked(bits.cumsum(1) % 2, last)
@@ -54,8 +54,9 @@ def _fits(T: int, last: int | None) -> None:
         raise ValueError(f"T is {T} and last is {last}, wanted 1 <= last <= T")
 
 
-def lessons(task: Callable, seed: int, batch: int = 64, shortest: int = 3, longest: int = 24) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """What ``lm.fit`` takes: step → a batch of one random length, each from its own seed (from 10⁶ on, so that tests may use those below)."""
+def lessons(task: Callable, seed: int, batch: int = 64, shortest: int = 3,
+            longest: int = 24) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """What ``lm.fit`` takes: step → a batch of one random length, from a seed of its own (from 10⁶ on; tests use those below)."""
     r = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (100_000,), generator=r).tolist()
     return lambda step: task(lengths[step], batch, 10**6 * (1 + seed) + step)
