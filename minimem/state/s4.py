@@ -28,11 +28,11 @@ Params = dict[str, Tensor]
 
 
 def start(A: Tensor, D: int, seed: int = 0, P: Tensor | None = None, B: Tensor | None = None, **like) -> Params:
-    """Any A (N/2,), complex, for each of D channels: Δ log-uniform in [.001, .1], C and D normal. With P and B: S4; without: S4D."""
+    """Any complex A, (N/2,) or (D, N/2), for D channels: Δ log-uniform in [.001, .1], C and D normal. With P and B: S4; without: S4D."""
     r = torch.Generator().manual_seed(seed)
     wide = {"generator": r, "dtype": torch.float64}
     p = {"log_dt": math.log(1e-3) + torch.rand(D, **wide) * math.log(100), "A_log": (-A.real).log().expand(D, -1),
-         "A_im": A.imag.expand(D, -1), "C": torch.randn(D, len(A), 2, **wide) * 0.5 ** 0.5, "D": torch.randn(D, **wide)}
+         "A_im": A.imag.expand(D, -1), "C": torch.randn(D, A.shape[-1], 2, **wide) * 0.5 ** 0.5, "D": torch.randn(D, **wide)}
     p |= {name: torch.view_as_real(x).expand(D, -1, -1) for name, x in (("P", P), ("B", B)) if x is not None}
     return {name: x.clone().to(**{"dtype": torch.get_default_dtype(), **like}) for name, x in p.items()}
 
