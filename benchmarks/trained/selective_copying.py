@@ -65,17 +65,17 @@ def train(arm: str, scattered: bool, seed: int) -> tuple[LM, list[float]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     seeds = list(range(parser.parse_args().seeds))
     torch.set_num_threads(1)
-    data = {"task": f"4 of 8 symbols among {SLOTS} slots, batch 64, {STEPS} steps, 1 layer", "chance": 0.125, "arms": {}}
-    for arm in ARMS:
-        told = data["arms"][arm] = {"fixed": [], "scattered": [], "longer": []}
-        for seed in seeds:
+    arms = {arm: {"fixed": [], "scattered": [], "longer": []} for arm in ARMS}
+    for seed in seeds:
+        for arm, told in arms.items():
             if "S6" not in arm:
                 told["fixed"].append(round(train(arm, False, seed)[1][0], 3))
             lm, right = train(arm, True, seed)
             told["scattered"].append(round(right[0], 3))
             told["longer"].append([round(x, 3) for x in right])
-        told |= {"parameters": sum(p.numel() for p in lm.parameters()), "bytes": core.nbytes(lm(copying(batch=1)[0])[1])}
-    record("selective_copying", data, seeds)
+            told |= {"parameters": sum(p.numel() for p in lm.parameters()), "bytes": core.nbytes(lm(copying(batch=1)[0])[1])}
+    task = f"4 of 8 symbols among {SLOTS} slots, batch 64, {STEPS} steps, 1 layer"
+    record("selective_copying", {"task": task, "chance": 0.125, "arms": arms}, seeds)
