@@ -7,6 +7,7 @@ import torch
 
 from minimem import core
 from minimem.state import hyena
+from minimem.tasks.associative import associative
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 GOLDEN = {"rtol": 1e-8, "atol": 1e-8}
@@ -105,3 +106,17 @@ def test_refusals():
         hyena.implicit(hyena.network(3), 9, 8)
     with pytest.raises(ValueError, match="order is 1, wanted >= 2"):
         hyena.Layer(3, order=1)
+
+
+def test_the_task_of_associative_recall():
+    tokens, targets = associative(32, 20, batch=50, seed=1)
+    assert tokens.shape == targets.shape == (50, 32) and not targets[:, 1::2].ne(-100).any()
+    for row, wanted in zip(tokens.tolist(), targets.tolist()):
+        known = {}
+        for t in range(0, 32, 2):
+            assert row[t] < 10 <= row[t + 1] < 20 and wanted[t] == known.get(row[t], -100)
+            assert known.setdefault(row[t], row[t + 1]) == row[t + 1]
+    assert not torch.equal(tokens, associative(32, 20, batch=50, seed=2)[0])
+    for wrong in ({"T": 31}, {"T": 2}, {"vocab": 19}):
+        with pytest.raises(ValueError, match="wanted both even and T >= 4"):
+            associative(**wrong)

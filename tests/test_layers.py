@@ -55,7 +55,7 @@ def test_causal(key):
     layer, x = made(key)
     x.requires_grad_()
     late, = torch.autograd.grad(layer(x)[0][:, 9].sum(), x)
-    assert not late[:, 10:].any() and late[:, :10].any((0, 2)).sum() > 1
+    assert late[:, 10:].abs().max() < 1e-12 and (late[:, :10].abs() > 1e-9).any((0, 2)).sum() > 1          # an FFT rounds zeros to 1e-18
 
 
 @EVERY

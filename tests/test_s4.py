@@ -9,6 +9,7 @@ import torch
 
 from minimem import check, core, forms
 from minimem.state import hippo, s4
+from minimem.tasks.delay import delay
 
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 GOLDEN = {"rtol": 1e-8, "atol": 1e-8}
@@ -179,3 +180,16 @@ def test_convolve_is_its_sum(T):
     h, x = torch.randn(T, 3, generator=r, **WIDE), torch.randn(2, T, 3, generator=r, **WIDE)
     want = torch.stack([sum(h[j] * x[:, t - j] for j in range(t + 1)) for t in range(T)], 1)
     torch.testing.assert_close(forms.convolve(h, x), want, **EXACT)
+
+
+def test_the_task_of_delay():
+    x, late = delay(T=400, lag=100, band=1 / 16, batch=64, seed=3)
+    assert x.shape == late.shape == (64, 400, 1)
+    assert torch.equal(late[:, 100:], x[:, :300]) and not late[:, :100].any()
+    assert abs(x.square().mean() - 1) < 0.05
+    power = torch.fft.rfft(x[..., 0] * torch.hann_window(400), dim=1).abs().square().mean(0)          # turns a token: index / 400
+    assert power[28:].sum() < 1e-3 * power.sum() and power[20:25].min() > 0.3 * power[1:20].mean()
+    assert torch.equal(delay(seed=3)[0], delay(seed=3)[0]) and not torch.equal(delay(seed=3)[0], delay(seed=4)[0])
+    for wrong in ({"lag": 0}, {"lag": 512}, {"band": 0.6}, {"band": 1 / 512}):
+        with pytest.raises(ValueError, match="wanted lag in 1 ... 511 and band in"):
+            delay(**wrong)
