@@ -160,3 +160,8 @@ def test_bytes_of_a_block():
     assert [core.nbytes(block(x[:, :T])[1]) for T in (1, 5)] == 2 * [4 * (2 * 64 * 64 + 2 * 128)]
     with pytest.raises(ValueError, match="D is 96, wanted a multiple of K = 64"):
         rwkv6.Layer(96)
+
+
+def test_bytes_of_a_layer_of_4096():
+    """The row's 1.03 MiB: 64 heads of 64 × 64, and the two tokens."""
+    assert core.nbytes([rwkv6.init(64, 64, (64,)), torch.zeros(2, 4096)]) == pytest.approx(1.03 * 2 ** 20, rel=0.005)
