@@ -64,7 +64,7 @@ class Layer(nn.Module):
     i and f from SiLU(conv(x)), z and o from x, each by one matrix per head; y = LN(h) ⊙ w, the norm over each head.
     Names are those of (1); in the authors' code the module called fgate feeds ĩ and igate feeds f̃.
 
-    state: {"memory": {h, c, n, m}, "conv": (B, conv − 1, D)}. conv = 0: i and f from x. Source: arXiv:2405.04517, figure 10.
+    state: {"memory": {h, c, n, m}, "conv": (B, conv − 1, D)}. conv = 0: i and f from x. Source: arXiv:2405.04517.
     """
 
     def __init__(self, D: int, heads: int = 4, conv: int = 4):
