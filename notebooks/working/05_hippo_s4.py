@@ -256,7 +256,7 @@ fig.tight_layout()
 stored = result("delay")
 trained = stored["data"]["error"]
 for arm, e in trained.items():
-    print(f"{arm:10} error after training, least and most of 3 seeds: {min(e):.2f} ... {max(e):.2f}")
+    print(f"{arm:10} error after training, least and most of 3 seeds: {min(e):.3f} ... {max(e):.3f}")
 assert len(stored["seeds"]) >= 3
 assert all(max(trained[arm]) < 0.1 for arm in ("S4", "S4D-LegS", "S4D-Lin")) and min(trained["normal"]) > 0.5
 at = bands.index(1 / 16)
@@ -265,10 +265,10 @@ assert errors["S4D-Lin"][:, at].max() < 0.1 and errors["normal"][:, at].min() > 
 # %% [markdown]
 # ## What to notice
 #
-# - **Sixteen numbers, all of the past**, at half a per cent, and the same numbers however fast the signal is sampled. No window was chosen.
+# - **Sixteen numbers, all of the past**, to 1 % of its size or better, and the same numbers however fast the signal is sampled. No window was chosen.
 # - **More numbers are not always better.** At 1000 samples, 32 numbers err a little more than 16 on most signals: what is left is the error of the step, which is large while $t$ is not much more than $N$. Sampled four times as fast, it is a third.
 # - **HiPPO is not what carries the long lag in S4D.** Before training, what counts is that the frequencies, times $\Delta$, cover those of the signal and that nothing fades too soon. Evenly spaced or drawn at random from the same range, it works; drawn too low, 200 steps of training do not repair it.
-# - **S4 itself**, before training, loses at 1/16 what S4D keeps: its clock runs evenly, so its polynomials are stretched, and coarse for old times. Training repairs that.
+# - **S4 itself**, before training, loses at 1/16 what S4D keeps: its clock runs evenly, so its polynomials are stretched, and coarse for old times. Training repairs that, and what starts from drawn frequencies ends where the others do.
 # - **Limit.** The noise is a task for linear systems, made of few frequencies. A memory that must *choose* what to keep cannot be a fixed convolution: that is the lab of Mamba. The published results of S4 (Path-X, speech) are not tried here.
 #
 # ## Break it

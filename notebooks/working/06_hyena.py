@@ -98,7 +98,7 @@ fig.tight_layout()
 # %% [markdown]
 # ### What it keeps, and what it costs
 #
-# Bytes of one layer of 64 channels, measured, one sequence, in float32. Multiplications of the mixing alone: attention compares all pairs, $T^2/2$ scores and as many reads; an FFT of $2T$ points takes about $T\log_2 2T$, and three are needed. Before the last line, the crossing.
+# Bytes of one layer of 64 channels, measured, one sequence, in float32. Multiplications of the mixing alone: attention compares all pairs, $T^2/2$ scores and as many reads; an FFT of $2T$ points takes about $T\log_2 2T$, and three are needed.
 
 # %%
 D = 64
@@ -144,7 +144,7 @@ assert growth["Hyena"] < growth["attention"]
 # %% [markdown]
 # ### Can it recall?
 #
-# The smallest version, trained here: two layers of 32 channels, 8 pairs of 4 keys and 4 values. Asked is every key that came before; a quarter right is guessing.
+# The smallest version, trained here: two layers of 32 channels, 8 pairs of 4 keys and 4 values, three seeds. Asked is every key that came before; a quarter right is guessing.
 
 # %% tags=["nbval-ignore-output"]
 def trained(make, seed, steps):
@@ -154,9 +154,10 @@ def trained(make, seed, steps):
     return accuracy(model, *associative(16, 8, batch=512, seed=10 ** 5 * (seed + 1) - 1))
 
 
-few = {name: trained(make, 0, 300) for name, make in (("Hyena", lambda: hyena.Layer(32, longest=16)), ("S4D", lambda: s4.Layer(32, 16)))}
-print({name: round(right, 2) for name, right in few.items()})
-assert few["Hyena"] > few["S4D"] + 0.1
+few = {name: [trained(make, seed, 300) for seed in range(3)] for name, make in (("Hyena", lambda: hyena.Layer(32, longest=16)), ("S4D", lambda: s4.Layer(32, 16)))}
+for name, right in few.items():
+    print(f"{name:6} " + "  ".join(f"{r:.2f}" for r in right))
+assert all(a > b + 0.2 for a, b in zip(few["Hyena"], few["S4D"]))
 
 # %% [markdown]
 # The claim, on the size fixed before the run: 16 pairs, 10 keys and 10 values, 64 channels, 1500 steps (attention 500), three seeds (`benchmarks/trained/hyena_recall.py`). Hyena above .9 and S4D below .65, on every seed.
