@@ -235,12 +235,17 @@ def _states(x: Tensor, d: Tensor, B: Tensor, A: Tensor, S: Tensor) -> tuple[Tens
 
 def _by_chunks(q, k, v, b, g, state, chunk):
     C = min(chunk, q.shape[1])
-    outs, step = [], max(1, ROWS // (C * max(1, len(q)))) * C
+    outs, step = [], _part(q, C)
     for part in zip(*([None] * -(-q.shape[1] // step) if x is None else x.split(step, 1) for x in (q, k, v, b, g))):
         q_, k_, v_, b_, g_ = (x if x is None else _chunks(x, C).transpose(0, 1) for x in part)
         out, state = _Chunks.apply(q_, k_, v_, b_, q.new_zeros(1, 1, C, 1) if g_ is None else g_, state)
         outs.append(out.transpose(0, 1))
     return torch.cat(outs, 1).flatten(1, 2)[:, :q.shape[1]], state
+
+
+def _part(q: Tensor, C: int) -> int:
+    """Tokens of (B, T, D) to work on at once: whole chunks, about ROWS rows in all."""
+    return max(1, ROWS // (C * max(1, len(q)))) * C
 
 
 def _chunks(x: Tensor, C: int) -> Tensor:
@@ -337,12 +342,17 @@ def _add(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 # ------------------------------------------------------------------ a decay per key, or per value
 
 def _by_tree(q, k, v, b, g, state, chunk, by_value):
-    T = q.shape[1]
-    C = 1 << (min(chunk, T) - 1).bit_length()
-    q, k, v, g = (_chunks(x, C) for x in (q, k, v, g))
+    C, outs = 1 << (min(chunk, q.shape[1]) - 1).bit_length(), []
+    for part in zip(*(x.split(_part(q, C), 1) for x in (q, k, v, g))):
+        out, state = _tree(*(_chunks(x, C) for x in part), state, by_value)
+        outs.append(out.flatten(1, 2)[:, :part[0].shape[1]])
+    return torch.cat(outs, 1), state
+
+
+def _tree(q, k, v, g, state, by_value):
     out, size = (q * k).sum(-1, keepdim=True) * v, 1
-    while size < C:
-        out, size = out + _halves(q, k, v, g, size, C, by_value), 2 * size
+    while size < q.shape[2]:
+        out, size = out + _halves(q, k, v, g, size, by_value), 2 * size
     fade, tail, decay = g.cumsum(-2).exp(), _to_end(g), g.sum(-2).exp()
     kv, decay = (k.mT @ (v * tail), decay[..., None, :]) if by_value else ((k * tail).mT @ v, decay[..., None])
     states = []
@@ -350,8 +360,7 @@ def _by_tree(q, k, v, b, g, state, chunk, by_value):
         states.append(state)
         state = decay_n * state + kv_n
     states = torch.stack(states, 1)
-    out = out + ((q @ states) * fade if by_value else (q * fade) @ states)
-    return out.flatten(1, 2)[:, :T], state
+    return out + ((q @ states) * fade if by_value else (q * fade) @ states), state
 
 
 def _to_end(g: Tensor) -> Tensor:
@@ -359,53 +368,74 @@ def _to_end(g: Tensor) -> Tensor:
     return F.pad(g[..., 1:, :].flip(-2).cumsum(-2).flip(-2), (0, 0, 0, 1)).exp()
 
 
-def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int, chunk: int, by_value: bool = False) -> Tensor:
+def _halves(q: Tensor, k: Tensor, v: Tensor, g: Tensor, size: int, by_value: bool) -> Tensor:
     """In every block of 2·size tokens the right half reads the left: the decay j → i is that to the border times that from it."""
     def halves(x):
         return x.unflatten(-2, (-1, 2, size)).unbind(-3)
     (gl, gr), (_, qr), (kl, _), (vl, _) = (halves(x) for x in (g, q, k, v))
     fade, tail = gr.cumsum(-2).exp(), _to_end(gl)
     qr, kl, vl = (qr, kl, vl * tail) if by_value else (qr * fade, kl * tail, vl)
-    read = (qr @ kl.mT) @ vl if size <= chunk else qr @ (kl.mT @ vl)
+    read = (qr @ kl.mT) @ vl
     read = read * fade if by_value else read
     return torch.stack([torch.zeros_like(read), read], -3).flatten(-4, -2)
 
 
-# ------------------------------------------------------------------ weights per level of a tree over all tokens
+# ------------------------------------------------------------------ weights per level of a binary counter of blocks
 
 def _by_levels(q, k, v, levels, g, state, chunk):
     """Level l > 0 of token t is a block of 2^{l−1} tokens: the largest power of two at the end of t, then the next, and so on."""
-    T, seen = q.shape[1], sum(1 << l - 1 for l in state)
-    if levels.shape[-1] <= (seen + T - 1).bit_length():
-        raise ValueError(f"levels has {levels.shape[-1]} weights, wanted {(seen + T - 1).bit_length() + 1} for token {seen + T - 1}")
-    g = q.new_zeros(1, T, 1) if g is None else g
-    out = _inside(q, k, v, levels, g, seen, chunk)
-    time, late = torch.arange(seen, seen + T, device=q.device), q * g.cumsum(1).exp()
-    for l, S in state.items():                                            # what earlier calls have left
-        level = torch.frexp(((time >> l) ^ (seen >> l)).double())[1] + l  # frexp's exponent of a whole number is its bit length
-        out = out + levels.gather(-1, level.long().expand(len(q), T)[..., None]) * (late @ S)
-    end, last, fade, kept = seen + T, k * _to_end(g), g.sum(1, keepdim=True).exp().mT, {}
-    for l in range(end.bit_length(), 0, -1):
-        if end >> l - 1 & 1:
-            lo, hi = end >> l << l, (end >> l << l) + (1 << l - 1)
-            new = slice(max(lo - seen, 0), max(hi - seen, 0))
-            old = [fade * S for m, S in state.items() if lo <= seen >> m << m < hi]
-            kept[l] = sum(old, last[:, new].mT @ v[:, new])
-    return out, kept
+    T, now, C = q.shape[1], sum(1 << l - 1 for l in state), 1 << (min(chunk, q.shape[1]) - 1).bit_length()
+    if levels.shape[-1] <= (now + T - 1).bit_length():
+        raise ValueError(f"levels has {levels.shape[-1]} weights, wanted {(now + T - 1).bit_length() + 1} for token {now + T - 1}")
+    if g is not None and g.shape[-1] > 1:
+        raise ValueError(f"g has {g.shape[-1]} decays a token, wanted one beside levels")
+    g, outs, first = q.new_zeros(len(q), T, 1) if g is None else g, [], now % C
+    for part in zip(*(x.split([min(T, _part(q, C) - first), *_rest(T, _part(q, C), first)], 1) for x in (q, k, v, g, levels))):
+        run = partial(checkpoint, _counted, use_reentrant=False, preserve_rng_state=False) if torch.is_grad_enabled() else _counted
+        out, state = run(*part, state, now, C)
+        outs.append(out)
+        now += out.shape[1]
+    return torch.cat(outs, 1), state
 
 
-def _inside(q, k, v, levels, g, seen, chunk):
-    """What the T tokens read of each other. Their tree is that of all tokens, so they keep their place in a block of P ≥ T."""
-    T = q.shape[1]
-    P = 1 << (T - 1).bit_length()
-    first = seen % P
-    width = P if first + T <= P else 2 * P
-    q, k, v, g, levels = (F.pad(x, (0, 0, first, width - first - T)) for x in (q, k, v, g.expand(len(q), T, -1), levels))
-    out, size = (q * k).sum(-1, keepdim=True) * v * levels[..., :1], 1
-    while size < width:
-        level = size.bit_length() if size < P else (seen // P ^ seen // P + 1).bit_length() + P.bit_length() - 1
-        out, size = out + levels[..., level, None] * _halves(q, k, v, g, size, chunk), 2 * size
-    return out[:, first:first + T]
+def _rest(T: int, size: int, first: int) -> list[int]:
+    """How many tokens are in the parts after the first, which ends where a part of ``size`` tokens would that began ``first`` before."""
+    left = max(0, T - (size - first))
+    return [min(size, left - done) for done in range(0, left, size)]
+
+
+def _counted(q, k, v, g, levels, state, now, C):
+    """Chunks of C tokens, at multiples of C: inside one by a C × C matrix, and what is older block by block."""
+    T, first = q.shape[1], now % C
+    q, k, v, g, levels = (_chunks(F.pad(x, (0, 0, first, 0)), C) for x in (q, k, v, g, levels))
+    i, ones = torch.arange(C, device=q.device), g.new_ones(C, C)
+    D = (g * ones.tril(-1)).cumsum(-2).exp() * ones.tril()
+    out = ((q @ k.mT) * D * levels.gather(-1, _bits(i[:, None] ^ i).expand(*D.shape))) @ v
+    late, last, fade, reads = q * g.cumsum(-2).exp(), k * _to_end(g), g.sum(-2, keepdim=True).exp(), []
+    start, stop = now - first, now + T
+    for late_n, last_n, v_n, fade_n, levels_n in zip(*(x.unbind(1) for x in (late, last, v, fade, levels))):
+        reads.append(torch.zeros_like(v_n))
+        if state:
+            l, t = torch.tensor([*state], device=q.device), start + i[:, None]
+            level = (_bits((t >> l) ^ (now >> l)) + l).clamp(max=levels.shape[-1] - 1)      # what is padded may be anywhere
+            weighed = levels_n.gather(-1, level.expand(len(late_n), *level.shape))[..., None] * late_n[..., None, :]
+            reads[-1] = weighed.flatten(-2) @ torch.cat([*state.values()], 1)
+        end, kept = min(start + C, stop), {}
+        for l in range(end.bit_length(), 0, -1):
+            if end >> l - 1 & 1:
+                lo, hi = end >> l << l, (end >> l << l) + (1 << l - 1)
+                parts = [fade_n * S for m, S in state.items() if lo <= now >> m << m < hi]
+                if hi > now:
+                    new = slice(max(lo, now) - start, hi - start)
+                    parts.append(last_n[:, new].mT @ v_n[:, new])
+                kept[l] = sum(parts)
+        state, now, start = kept, end, end
+    return (out + torch.stack(reads, 1)).flatten(1, 2)[:, first:first + T], state
+
+
+def _bits(n: Tensor) -> Tensor:
+    """How many binary digits n has: frexp's exponent of a whole number."""
+    return torch.frexp(n.double())[1].long()
 
 
 # ------------------------------------------------------------------ attend: softmax attention by blocks

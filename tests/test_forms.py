@@ -97,10 +97,11 @@ def by_levels(q, k, v, g, levels):
     return (A * levels.gather(-1, level.clamp(max=levels.shape[-1] - 1).expand(*levels.shape[:-2], T, T))) @ v
 
 
-@pytest.mark.parametrize("rule", ["g", "G"])
+@pytest.mark.parametrize("rows", [4096, 1])
 @pytest.mark.parametrize("T", [1, 2, 7, 16, 33, 70])
-def test_levels_equal_one_matrix_with_gradients_and_at_any_cut(rule, T):
-    xs = make(rule, T)
+def test_levels_equal_one_matrix_with_gradients_and_at_any_cut(rows, T, monkeypatch):
+    monkeypatch.setattr(forms, "ROWS", rows)                                 # all in one part, and every chunk by itself
+    xs = make("g", T)
     levels = torch.randn(2, 3, T, T.bit_length() + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     leaves = [x.requires_grad_() for x in (*xs.values(), levels)]
     want = by_levels(*leaves)
@@ -122,6 +123,11 @@ def test_levels_all_one_are_no_levels():
     plain, S = forms.gated(**xs)
     torch.testing.assert_close(out, plain, rtol=1e-10, atol=1e-11)
     torch.testing.assert_close(sum(state.values()), S, rtol=1e-10, atol=1e-11)
+
+
+def test_levels_go_with_one_decay():
+    with pytest.raises(ValueError, match="g has 6 decays a token, wanted one beside levels"):
+        forms.gated(**make("G", 5), levels=torch.ones(2, 3, 5, 4, dtype=torch.float64))
 
 
 def test_too_few_levels_are_refused():
