@@ -132,3 +132,81 @@ ax.set(xscale="log", xlabel="tokens", ylabel="values recalled", ylim=(0, 1.05), 
 ax.minorticks_off()
 ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 fig.tight_layout()
+
+# %% [markdown]
+# The claim, with what was fixed before the run. **GLA does not meet it**: it is flat up to four times the trained length, and at eight times loses more than 5 points on two of three seeds, on the third (the one that learned the task worst) 20.
+# Attention with learned positions fails as expected. What nobody had put into the claim is that two other models pass easily: the matrix that never forgets, and attention with the same learned positions and a short convolution.
+
+# %% tags=["claim-gla"]
+right = {name: torch.tensor(rows) for name, rows in data["accuracy"].items()}
+lines = [f"{'tokens':44}" + "".join(f"{T:<14}" for T in data["lengths"]) + "lost at 512, by seed"]
+for name, y in right.items():
+    lines.append(f"{name:44}" + "".join(f"{m:.2f} ± {d:.2f}   " for m, d in zip(y.mean(0), y.std(0))) + "  ".join(f"{x:.2f}" for x in y[:, 0] - y[:, -1]))
+print("\n".join(lines))
+lost = {name.split(":")[0]: y[:, 0] - y[:, -1] for name, y in right.items()}
+learned = right["GLA: learned forgetting"]
+assert (learned[:, 0] - learned[:, 2] <= 0.05).all()                                 # flat at 4 times the trained length …
+assert not (lost["GLA"] <= 0.05).all()                                               # … and not at 8 times: the claim as it was fixed fails
+assert (lost["attention, learned positions"] >= 0.15).all()                          # its rival does lose what was said
+assert (lost["linear attention"] < lost["GLA"]).all() and (lost["GLA"] < lost["RetNet"]).all()
+assert (lost["attention, learned positions, convolution"].abs() <= 0.01).all()
+
+# %% [markdown]
+# ## What to notice
+#
+# - **What keeps recall flat is not forgetting.** In order, from best to worst: never forget, forget by a learned gate, forget at a fixed rate. GLA does well as far as its gates learn to stay open, and 64 tokens do not teach them to stay open for 512.
+#   RetNet's one head here is its first, with a horizon of 32, and cannot do otherwise.
+# - **Why gates all the same?** Here four facts fit into the memory with ease, so there is nothing that must go. Where facts change or the matrix is too small, forgetting is what makes room; the labs on overwriting and on the horizons of RetNet show both.
+# - **"Attention fails past its length" is a half-truth.** It loses 26 or 27 points where positions are what ties a value to the key before it: numbers 64 to 511 are noise that was never trained. Give it a convolution of four tokens for that, and it never needs the positions; then 512 is as easy as 64.
+#   In a trial on another seed it did as well without any positions. It also keeps everything: 393,224 bytes after 512 tokens, where the models with a matrix have 8064 (RetNet 8 more, for its counters).
+# - **Limit.** Two layers, four facts, three seeds; one of the three GLA models had not finished learning, at 600 steps. The paper's claim is about the perplexity of language models trained on 2,000 tokens and read beyond 20,000,
+#   which is not contradicted here. What this task shows is that the gate alone does not give it.
+#
+# ## Break it
+#
+# Take the choice away from the model that was trained above: give every token the same gates, first those that never forget, then those it started with.
+#
+# ```{exercise} Who needs to forget?
+# :label: length-never
+#
+# Set the weights of `mixer.decay[1]` to 0 and its bias to 100 in both blocks, so that $a = 0$ for every token: the memory never forgets. What happens at 24 and at 192 tokens? And with the bias 0, where all rows keep .96 a token?
+# ```
+#
+# ````{solution} length-never
+# :class: dropdown
+#
+# ```python
+# from copy import deepcopy
+# for bias in (100.0, 0.0):
+#     changed = deepcopy(model)
+#     for block in changed.blocks:
+#         torch.nn.init.zeros_(block.mixer.decay[1].weight)
+#         torch.nn.init.constant_(block.mixer.decay[1].bias, bias)
+#     print(bias, [round(accuracy(changed, *scattered(2, T, 8, 4, batch=256, seed=1)), 2) for T in (24, 192)])
+# ```
+#
+# Never forgetting costs nothing, at eight times the length it may even be better: this task has nothing to forget, as noise is hardly written. At .96, a horizon of 23 tokens, a quarter and more of the answers is lost at 192 tokens, and hardly any at 24.
+# A model cannot learn from short texts which of the two it will need.
+# ````
+#
+# ```{exercise} A decay for all is a decay for each
+# :label: length-equal
+#
+# When is GLA what RetNet is, but for the turning of keys? Show it with `gla.chunked` and `retnet.chunked` (set its `t` so that nothing turns: which positions leave a key as it is?).
+# ```
+#
+# ````{solution} length-equal
+# :class: dropdown
+#
+# When all $a$ are $\log\gamma$. No position but 0 leaves all keys as they are, so turn the keys for GLA by hand:
+#
+# ```python
+# from minimem.state import retnet
+# q, k, v = check.inputs("qkv", T=60)
+# t = torch.arange(60.0).double()
+# mine, _ = gla.chunked(retnet.rotate(q, t) * 6 ** 0.5, retnet.rotate(k, t), v, torch.full_like(k, 31 / 32).log())
+# torch.testing.assert_close(mine, retnet.chunked(q, k, v)[0])
+# ```
+# ````
+#
+# **Next.** What a memory must be able to do to select a few tokens among many: selective copying.
