@@ -92,7 +92,7 @@ axes[2].axvspan(600, 1000, color=orange, alpha=0.13, lw=0)
 axes[2].plot(time[600:], hippo.read(c, (time[600:] - 600) / 400), color=orange, lw=1.6)
 axes[2].plot(time[300:600], hippo.read(c, (time[300:600] - 600) / 400), color=orange, lw=1.2, ls="--")
 axes[2].text(800, -2.1, "window", ha="center", size=9)
-axes[2].text(210, -2.1, "before it: a polynomial that knows nothing", ha="center", size=9)
+axes[2].text(15, -2.1, "before it: only a guess", size=9)
 axes[2].set(ylim=(-2.4, 2.4), xlabel="time (tokens)", xlim=(0, 1000))
 axes[2].set_title("LegT: 16 numbers for the last 400 tokens", loc="left", size=10)
 for ax in axes:
