@@ -1,4 +1,7 @@
 """The fast forms of diagonal memories against the loops they replace."""
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -111,3 +114,20 @@ def test_what_selective_refuses(i, name):
         forms.selective(*(y[..., :-1] if n == i else y for n, y in enumerate(xs)))
     with pytest.raises(ValueError, match="T >= 1"):
         forms.selective(*(y if n in (2, 5) else y[..., :0, :] for n, y in enumerate(xs)))
+
+
+def test_scan_carries_the_rg_lru_of_the_authors():
+    """recurrentgemma's RGLRU: h_t = e^{a_t} h_{t−1} + √(1 − e^{2a_t}) i_t x_t, a_t = −8 r_t softplus(Λ); at position 0 the factor is 1."""
+    f = {n: torch.from_numpy(y) for n, y in np.load(Path(__file__).parent / "golden" / "rglru.npz").items()}
+    x, rate = f["x"].requires_grad_(), f["a_param"].requires_grad_()
+
+    def gate(name):
+        return torch.sigmoid(torch.einsum("bthi,hij->bthj", x.unflatten(-1, (2, 4)), f[f"{name}_w"]) + f[f"{name}_b"]).flatten(-2)
+    a = -8 * gate("a_gate") * F.softplus(rate)
+    start = (f["segment_pos"] == 0)[..., None]
+    put = gate("input_gate") * x * torch.where(start, 1.0, (1 - (2 * a).exp()).sqrt())
+    h, last = forms.scan(a.masked_fill(start, -torch.inf), put)
+    torch.testing.assert_close(h, f["ref_y"], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(last, f["ref_state"], rtol=1e-9, atol=1e-10)
+    for got, want in zip(torch.autograd.grad((h * f["w"]).sum(), (x, rate)), (f["grad_x"], f["grad_a_param"])):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
