@@ -135,9 +135,13 @@ for name, arm in arms.items():
     lines.append(f"{name:31}{int(arm['parameters']):10}{int(arm['bytes']):8}   {fixed}   {arm['scattered'].mean():.2f} ± {arm['scattered'].std():.2f}")
 print("\n".join(lines))
 S6 = arms["S6, unit (Mamba)"]["scattered"]
-assert len(stored["seeds"]) >= 3
-for name in ("S4D, unit", "S4D, its layer"):
-    assert arms[name]["fixed"].mean() >= 0.95 and S6.mean() >= arms[name]["scattered"].mean() + 0.15
+lead = {name: (S6 - arms[name]["scattered"]).mean().item() for name in ("S4D, unit", "S4D, its layer")}
+print("\nMamba leads by " + ", ".join(f"{100 * x:.0f} points ({name})" for name, x in lead.items()))
+assert len(stored["seeds"]) >= 3 and S6.min() > 0.98
+assert all(arms[name]["fixed"].min() > 0.95 for name in arms if "S4D" in name)
+assert lead["S4D, unit"] >= 0.15                                                # met, three times over
+assert 0.10 < lead["S4D, its layer"] < 0.15                                     # missed, by a point or two
+assert S6.min() > arms["S4D, its layer"]["scattered"].max()
 
 # %%
 plt = show.style()
@@ -188,7 +192,11 @@ fig.tight_layout()
 # %% [markdown]
 # ## What to notice
 #
-# NOTICE
+# - **In the same unit, selection is everything.** With S4D inside, Mamba's unit finds hardly more than half of the scattered symbols, although it copies from fixed places without a mistake; with S6 inside it finds 99 of 100.
+# - **What we asked for was missed, by a point.** S4D's own layer, with its nonlinear map behind the memory, gets .85: much can be told from a state that depends on when things were said, *if the lengths are those of training*. The lead is 14 points, 15 were asked.
+# - **More blanks than in training tell the two apart.** Asked after twice the blanks, all S4D fall to about .3 and below, near guessing at 8 times; S6 without convolution does not notice twice or four times the blanks. This measure was recorded, but not what we had set ourselves.
+# - **Selection needs help to be exact.** Without the short convolution S6 stays at .88. The picture above shows what it is for: the big writes come one to three tokens *after* the symbol.
+# - **Limit.** One layer, 28 tokens. In a trial with two layers (one seed, not reported further) S4D in Mamba's unit reached .93: a stack of fixed clocks with gates between them can count. And one seed of S6 in three lost its way at twice the blanks (.78).
 #
 # ## Break it
 #
