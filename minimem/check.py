@@ -29,12 +29,12 @@ def inputs(letters: str, T: int = 23, K: int = 6, V: int = 4, lead: tuple[int, .
            dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Random inputs (*lead, T, D) by letter: q, k (unit norm), v, a (log-decay per head), g (log-decay per key), b in (0, 1);
     i, f (gates before their activation, per head; beside z and o per cell, all four as wide as v); B, C (as wide as q), x (as wide
-    as v), d > 0 (steps, as wide as v);
+    as v), d > 0 (steps, as wide as v), t > 0 (a step per head);
     s (log-decay per slot, 5 of them); w (weights of 12 levels: enough for 2,048 tokens)."""
     r = torch.Generator().manual_seed(seed)
-    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxdzo", V), **dict.fromkeys("ab", 1), **dict.fromkeys("if", V if "z" in letters else 1),
+    width = {**dict.fromkeys("qkgBC", K), **dict.fromkeys("vxdzo", V), **dict.fromkeys("abt", 1), **dict.fromkeys("if", V if "z" in letters else 1),
              "s": 5, "w": 12}
-    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "s": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus}
+    shape = {"k": partial(F.normalize, dim=-1), "a": F.logsigmoid, "g": F.logsigmoid, "s": F.logsigmoid, "b": torch.sigmoid, "d": F.softplus, "t": F.softplus}
     made = [(c, torch.randn(*lead, T, width[c], generator=r, dtype=torch.float64)) for c in letters]
     return [shape.get(c, lambda x: x)(x).to(dtype) for c, x in made]
 
