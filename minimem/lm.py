@@ -48,7 +48,7 @@ class LM(nn.Module):
 
 
 def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: float = 0.5, positions: int = 0) -> LM:
-    """The model of the labs: one block for each mixer, tied embedding drawn with ``std``; mlp: width of a SwiGLU after each, 0 for none."""
+    """The model of the labs: one block for each mixer, an embedding drawn with ``std`` and a head of its own; mlp: width of a SwiGLU after each, 0 for none."""
     embed = nn.Embedding(vocab, D)
     nn.init.normal_(embed.weight, std=std)
     return LM(embed, [Block(m, D, MLP(D, mlp) if mlp else None) for m in mixers], nn.RMSNorm(D), nn.Linear(D, vocab, bias=False),
