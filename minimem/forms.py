@@ -418,8 +418,8 @@ def _counted(q, k, v, g, levels, state, now, C):
         if state:
             l, t = torch.tensor([*state], device=q.device), start + i[:, None]
             level = (_bits((t >> l) ^ (now >> l)) + l).clamp(max=levels.shape[-1] - 1)      # what is padded may be anywhere
-            weighed = levels_n.gather(-1, level.expand(len(late_n), *level.shape))[..., None] * late_n[..., None, :]
-            reads[-1] = weighed.flatten(-2) @ torch.cat([*state.values()], 1)
+            read = late_n[:, None] @ torch.stack([*state.values()], 1)
+            reads[-1] = (levels_n.gather(-1, level.expand(len(late_n), *level.shape)).mT[..., None] * read).sum(1)
         end, kept = min(start + C, stop), {}
         for l in range(end.bit_length(), 0, -1):
             if end >> l - 1 & 1:
