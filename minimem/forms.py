@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 ROWS = 4096                 # tokens × heads worked on at once: what stays in the cache of one core
-BLOCK = 6                   # tokens that a scan goes through in the type of its input
+BLOCK = 8                   # tokens that a scan goes through in the type of its input
 
 
 def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, state: Tensor | None = None,
@@ -88,8 +88,8 @@ def scan(a: Tensor, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Ten
 
     a, x: (..., T, D) of one shape; state: (..., D), None for 0. Differentiable once. Raises ValueError for other shapes and T = 0.
 
-    In blocks of 6 tokens, all side by side: what each adds; then h at the end of each, a scan of T / 6 tokens; then every token from
-    the right start: some 17 log₆ T steps of Python. The gradient of a scan is the same scan run backwards.
+    In blocks of 8 tokens, all side by side: what each adds; then h at the end of each, a scan of T / 8 tokens; then every token from
+    the right start: some 23 log₈ T steps of Python. The gradient of a scan is the same scan run backwards.
     Between blocks all is float64: e^a near 1 in float32 is wrong by up to 3e-8 a token, which in a loop adds up to T times that.
     """
     if a.dim() < 2 or a.shape != x.shape or not x.shape[-2]:
@@ -121,8 +121,9 @@ class _Scan(Function):
         da, dx, carry = torch.empty_like(h), torch.empty_like(h), dlast.double()
         befores = [state, *h[ctx.size - 1::ctx.size]]
         for a_, h_, dh_, da_, dx_, before in reversed([*zip(*(y.split(ctx.size) for y in (a, h, dh, da, dx)), befores)]):
-            decay = h_.new_ones(len(h_) + 1, *state.shape)
+            decay = h_.new_empty(len(h_) + 1, *state.shape)
             torch.exp(a_, out=decay[:-1])
+            decay[-1] = 1
             _through(a_[1:], decay[1:], dh_, carry, dx_, back=True)
             carry = a_[0].double().exp() * dx_[0]
             torch.mul(dx_, decay[:-1], out=da_)
