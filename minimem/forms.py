@@ -118,18 +118,19 @@ class _Scan(Function):
     @once_differentiable
     def backward(ctx, dh, dlast):
         a, h, state = ctx.saved_tensors
-        da, dx, carry = torch.empty_like(h), torch.empty_like(h), dlast.double()
+        buffer, dx, carry, stop = h.new_empty(len(h) + 1, *state.shape), torch.empty_like(h), dlast.double(), len(h)
         befores = [state, *h[ctx.size - 1::ctx.size]]
-        for a_, h_, dh_, da_, dx_, before in reversed([*zip(*(y.split(ctx.size) for y in (a, h, dh, da, dx)), befores)]):
-            decay = h_.new_empty(len(h_) + 1, *state.shape)
+        for a_, h_, dh_, dx_, before in reversed([*zip(*(y.split(ctx.size) for y in (a, h, dh, dx)), befores)]):
+            decay = buffer[stop - len(a_):stop + 1]                       # its place is that of da, but for the last, which is the next part's
             torch.exp(a_, out=decay[:-1])
-            decay[-1] = 1
+            later, decay[-1] = decay[-1].clone(), 1
             _through(a_[1:], decay[1:], dh_, carry, dx_, back=True)
             carry = a_[0].double().exp() * dx_[0]
-            torch.mul(dx_, decay[:-1], out=da_)
-            da_[0] *= before
-            da_[1:] *= h_[:-1]
-        return da, dx, carry.to(h.dtype)
+            decay[:-1] *= dx_
+            decay[0] *= before
+            decay[1:-1] *= h_[:-1]
+            decay[-1], stop = later, stop - len(a_)
+        return buffer[:-1], dx, carry.to(h.dtype)
 
 
 def _through(a: Tensor, decay: Tensor, x: Tensor, h: Tensor, out: Tensor, back: bool = False) -> Tensor:
