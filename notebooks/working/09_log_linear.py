@@ -70,7 +70,7 @@ axes[0].grid(False)
 K, V, far = 32, 64, 512
 one = torch.ones(far, 1)
 kept, state = [], {}
-for T in range(1, far + 1):
+for _ in range(far):
     state, _ = log_linear.step(state, *torch.zeros(2, K), torch.zeros(V), torch.zeros(1), torch.ones(11))
     kept.append(core.nbytes(state) / (4 * K * V))
 axes[1].step(range(1, far + 1), kept, where="post", color=show.KIND_COLOUR["state"], lw=1, label="log-linear")
