@@ -256,23 +256,23 @@ def speed(data: dict):
     plt = style()
     rows = [(f"{r['case'].replace('_', ' ')}, T = {r['T']:,}", who, x) for r in data["rows"] if r["work"] == "forward + backward"
             for who, x in r["times ours"].items() if not who.startswith("minimem")]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 0.25 * len(rows) + 1), width_ratios=[1.2, 1])
-    left.barh(range(len(rows)), [x for *_, x in rows], color=KIND_COLOUR["state"], height=0.6)
+    fig, (above, below) = plt.subplots(2, 1, figsize=(7.6, 0.22 * len(rows) + 4.6), height_ratios=[0.22 * len(rows), 4])
+    above.barh(range(len(rows)), [x for *_, x in rows], color=KIND_COLOUR["state"], height=0.6)
     for y, (_, _, x) in enumerate(rows):
-        left.annotate(f"{x:.1f}" if x < 10 else f"{x:.0f}", (x * 1.05, y), va="center", size=7.5)
-    left.axvline(1, color="black", lw=1)
-    left.set(xscale="log", xlabel="time of the other, in ours (forward + backward)", xlim=(0.8, 900))
-    left.set_yticks(range(len(rows)), [f"{case}: {who}" for case, who, _ in rows], size=7.5)
-    left.invert_yaxis()
-    left.grid(axis="y", visible=False)
+        above.annotate(f"{x:.1f}" if x < 10 else f"{x:.0f}", (x * 1.05, y), va="center", size=7.5)
+    above.axvline(1, color="black", lw=1)
+    above.set(xscale="log", xlabel="time of the other, in ours (forward + backward)", xlim=(0.8, 900))
+    above.set_yticks(range(len(rows)), [f"{case}: {who}" for case, who, _ in rows], size=7.5)
+    above.invert_yaxis()
+    above.grid(axis="y", visible=False)
     grown = [r for r in data["time and peak memory against T"] if r["work"] == "forward + backward"]
     for r, line in zip(grown, ("-", "--", ":", "-.") * len(grown)):
-        right.plot(r["T"], r["ms"], line, color="#7a3b00" if r["case"] == "log_linear" else "#1f5fa8", marker=".", lw=1)
+        below.plot(r["T"], r["ms"], line, color="#7a3b00" if r["case"] == "log_linear" else "#1f5fa8", marker=".", lw=1)
     last = sorted(grown, key=lambda r: r["ms"][-1])
     for i, r in enumerate(last):
-        right.annotate(f"{r['case'].replace('_', ' ')}  {r['slope']:.2f}", (r["T"][-1], r["ms"][-1]), (1.04, 0.25 + 0.65 * i / max(1, len(last) - 1)),
+        below.annotate(f"{r['case'].replace('_', ' ')}  {r['slope']:.2f}", (r["T"][-1], r["ms"][-1]), (1.04, 0.25 + 0.65 * i / max(1, len(last) - 1)),
                        textcoords="axes fraction", size=7.5, va="center", arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#999999", "relpos": (0, 0.5)})
-    right.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms, forward + backward", title="with the slope of log time against log tokens")
-    right.title.set_size(9)
+    below.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms, forward + backward", title="with the slope of log time against log tokens")
+    below.title.set_size(9)
     fig.tight_layout()
     return fig
