@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from minimem import core
+from minimem import check, core
 from minimem.catalog import systems
 from minimem.layer import MLP, Attention, Block, ShortConv
 from minimem.lm import LM, accuracy, fit, generate, small
@@ -145,3 +145,18 @@ def test_a_small_model_learns_to_recall():
     again = fit(model(vocab=16), lambda i: mqar(2, 8, 16, batch=64, seed=i), 3, 3e-3)
     assert again[0] == losses[0]                                              # nothing drawn but by the seeds
     assert accuracy(lm, *mqar(2, 8, 16, batch=128, seed=10**6)) > 0.3
+
+
+@pytest.mark.parametrize("key", ["linear", "mlstm", "rwkv4"])
+def test_long_sequences_worked_on_in_parts_are_whole(key):
+    """4,100 tokens, more than one part, against three calls cut elsewhere."""
+    row = systems()[key]
+    form, xs = check.bound(row, row.forms[1]), check.inputs(row.inputs, T=4100, lead=())
+    out, last = form(*xs)
+    state, outs = None, []
+    for lo, hi in ((0, 1500), (1500, 4090), (4090, 4100)):
+        part, state = form(*(x[lo:hi] for x in xs), state=state)
+        outs.append(part)
+    torch.testing.assert_close(torch.cat(outs), out, **EXACT)
+    for got, want in zip(core.tensors(state), core.tensors(last), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)

@@ -52,11 +52,13 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None =
 
 def chunked(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None,
             chunk: int = 64) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same values chunk by chunk; z is one more column of S, written with v = 1. Raises as ``recurrent``."""
-    state = _start(q, k, v, state)
+    """The same values chunk by chunk, 4,096 tokens at a time; z is one more column of S, written with v = 1. Raises as ``recurrent``."""
+    state, outs = _start(q, k, v, state), []
     both = torch.cat([state["S"], state["z"][..., None]], -1)
-    out, both = forms.gated(phi(q), phi(k), F.pad(v, (0, 1), value=1.0), state=both, chunk=chunk)
-    return out[..., :-1] / out[..., -1:], {"S": both[..., :-1], "z": both[..., -1]}
+    for qn, kn, vn in zip(*(x.split(4096, -2) for x in (q, k, v))):
+        out, both = forms.gated(phi(qn), phi(kn), F.pad(vn, (0, 1), value=1.0), state=both, chunk=chunk)
+        outs.append(out[..., :-1] / out[..., -1:])
+    return torch.cat(outs, -2), {"S": both[..., :-1], "z": both[..., -1]}
 
 
 class Layer(nn.Module):

@@ -56,14 +56,17 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor,
 
 def chunked(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: dict[str, Tensor] | None = None,
             chunk: int = 64) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same values, m included, by ``forms.gated``; n is one more column of S, written with v = 1. Raises as ``recurrent``."""
-    state, a = _start(q, k, v, i, f, state), F.logsigmoid(f)
-    m = _highest(i.detach(), a.detach(), state["m"][..., None, :])
-    before, m = m[..., :-1, :], m[..., 1:, :]
-    both = torch.cat([state["S"], state["n"][..., None]], -1)
-    key = (i - m).exp() * k * k.shape[-1] ** -0.5
-    out, both = forms.gated(q, key, F.pad(v, (0, 1), value=1.0), a + (before - m), both, chunk=chunk)
-    return _read(out[..., :-1], out[..., -1:], m), {"S": both[..., :-1], "n": both[..., -1], "m": m[..., -1, :]}
+    """The same values, m included, by ``forms.gated``, 4,096 tokens at a time; n is one more column of S, written with v = 1. Raises as ``recurrent``."""
+    state, outs = _start(q, k, v, i, f, state), []
+    both, m = torch.cat([state["S"], state["n"][..., None]], -1), state["m"][..., None, :]
+    for qn, kn, vn, i_n, a in zip(*(x.split(4096, -2) for x in (q, k, v, i, F.logsigmoid(f)))):
+        m = _highest(i_n.detach(), a.detach(), m)
+        before, m = m[..., :-1, :], m[..., 1:, :]
+        key = (i_n - m).exp() * kn * k.shape[-1] ** -0.5
+        out, both = forms.gated(qn, key, F.pad(vn, (0, 1), value=1.0), a + (before - m), both, chunk=chunk)
+        outs.append(_read(out[..., :-1], out[..., -1:], m))
+        m = m[..., -1:, :]
+    return torch.cat(outs, -2), {"S": both[..., :-1], "n": both[..., -1], "m": m[..., 0, :]}
 
 
 def _highest(i: Tensor, a: Tensor, m: Tensor) -> Tensor:
