@@ -16,9 +16,11 @@ def test_example_runs(capsys):
 
 def test_a_checkpoint_runs(monkeypatch):
     """With random weights in the place of those that are published."""
-    from transformers import MambaConfig, MambaForCausalLM
+    from transformers import AutoTokenizer, BatchEncoding, MambaConfig, MambaForCausalLM
     theirs = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2)).eval()
     monkeypatch.setattr(MambaForCausalLM, "from_pretrained", lambda name: theirs)
-    told = {"tokens": torch.arange(12)[None]}
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name: lambda text, return_tensors: BatchEncoding({"input_ids": torch.arange(12)[None]}))
+    told = {}
     exec(CHECKPOINT, told)
+    assert told["more"].shape == (1, 20)
     torch.testing.assert_close(told["logits"], theirs(told["tokens"]).logits, rtol=1e-4, atol=1e-4)

@@ -175,7 +175,7 @@ assert gap >= 0.4
 # ## What to notice
 #
 # - **Bytes decide.** Linear attention brings back .79 of the values from 2.8 KiB, .99 from 4.5 and all but 1 in 300 from 7.9; Mamba-2 with 4.5 KiB .88, with 7.9 .99. A first trial had .47 for the smallest state, and below .7 was expected. The spread there, from .21 to .91 by rule and seed, is mostly the luck of a short training: single seeds say nothing about which rule is better.
-# - **A matrix of keys and values is what these few steps teach.** All memories of that kind come to .94 and more by 8 KiB (log-linear attention needs more, for it keeps several). The states without keys do not: S4D stays at .2, RWKV-4 at .25, Mamba, which had .25 at 7 KiB after these 500 steps,
+# - **A matrix for each head is what these few steps teach.** All memories of that kind come to .94 and more by 8 KiB (log-linear attention needs more, for it keeps several). States kept channel by channel do not: S4D stays at .2, RWKV-4 at .25, Mamba, which had .25 at 7 KiB after these 500 steps,
 #   learns more slowly than the rest, and Hyena gets to .5. That is training as much as memory: with 1000 steps RWKV-4 has .32 ({doc}`08_rwkv`), and Mamba solves a task of its own ({doc}`07_selective_copying`).
 # - **The rule hardly shows when every key is written once.** The task that writes each key three times tells the rules apart. Linear attention nearly always names a value that the key had at some time, but the newest in .36 to .50 of the cases, little better than one of three. DeltaNet with the same bytes finds .97 and more,
 #   as much as attention, whose cache is more than five times as large.
