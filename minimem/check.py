@@ -123,7 +123,7 @@ def chunk_invariant(form: Form, definition: Form, make: Make) -> None:
 
 
 def finite(form: Form, definition: Form, make: Make) -> None:
-    """Long sequences and extreme gates stay finite, in float32, and right: at least as right as the definition run in float32."""
+    """Long sequences and extreme gates stay finite, in float32, and right: within 2e-6, or where a loop in float32 is not, as right as it and within 1e-5."""
     names = list(inspect.signature(definition).parameters)
     for decay in (-1000.0, -20.0, -2.0 ** -20, 0.0, None):         # e^(−2^−20) is a float32: no error that every step repeats
         xs = make(T=1024, lead=(), dtype=torch.float32)
@@ -134,7 +134,7 @@ def finite(form: Form, definition: Form, make: Make) -> None:
         want = definition(*(x.double() for x in xs))[0]
         error, size = (out - want).abs().max(), want.abs().max()
         if error > 2e-6 * size:
-            own = (definition(*xs)[0] - want).abs().max()
+            own = min((definition(*xs)[0] - want).abs().max(), 1e-5 * size)
             assert error <= own, f"float32 error {error / size:.1e} of the largest output at log-decay {decay}, wanted < 2e-6"
 
 
