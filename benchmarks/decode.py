@@ -14,13 +14,13 @@ import torch  # noqa: E402
 from record import record  # noqa: E402
 
 from minimem import core  # noqa: E402
-from minimem.layer import Attention  # noqa: E402
+from minimem.cache import full  # noqa: E402
 
 torch.set_num_threads(1)
 D, LENGTHS, ROUNDS = 64, (63, 255, 1023, 4095, 16383), 25
 MORE = {"hyena": {"longest": 16384}}
 KEYS = ("linear", "retnet", "gla", "gsa", "delta", "gated_delta", "rwkv4", "rwkv6", "s4", "mamba", "mamba2", "mlstm", "slstm", "log_linear", "hyena")
-LAYERS = {"attention": Attention, **{key: import_module(f"minimem.state.{key}").Layer for key in KEYS}}
+LAYERS = {"attention": full.Layer, **{key: import_module(f"minimem.state.{key}").Layer for key in KEYS}}
 
 
 def slope(ys):

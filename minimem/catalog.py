@@ -145,7 +145,7 @@ def _wrong_built(s: System) -> list[str]:
         module = s.code
     except ImportError as e:
         return [f"module {s.module!r} cannot be imported: {e}"]
-    if not hasattr(module, "step") and not any({"write", "read"} <= set(dir(x)) for x in (module, *vars(module).values())):
+    if s.kind != "position" and not hasattr(module, "step") and not any({"write", "read"} <= set(dir(x)) for x in (module, *vars(module).values())):
         bad.append(f"{s.module} has neither step nor write and read")
     bad += [f"{s.module} has no form {f!r}" for f in s.forms if not callable(getattr(module, f, None))]
     source, doc = inspect.getsource(module), module.__doc__ or ""

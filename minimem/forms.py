@@ -443,18 +443,26 @@ def _bits(n: Tensor) -> Tensor:
 # ------------------------------------------------------------------ attend: softmax attention by blocks
 
 
-def softmax_read(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def by_distance(bias: Tensor, distance: Tensor) -> Tensor:
+    """bias (..., T or 1, R), indexed by ``distance`` (T, M): (..., T, M). What is farther than R − 1 gets the last, what is ahead the first."""
+    at = distance.clamp(0, bias.shape[-1] - 1)
+    return bias[..., 0, :][..., at] if bias.shape[-2] == 1 else bias.gather(-1, at.expand(*bias.shape[:-1], -1))
+
+
+def softmax_read(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One softmax over one group of keys: what each query reads, and the log of its denominator.
 
         o_t = Σ_j exp(q_t·k_j/√K − lse_t) v_j,    lse_t = log Σ_j exp(q_t·k_j/√K)
 
-    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   visible: (..., T, M) bool, None = all   ->   o: (..., T, V), lse: (..., T, 1).
+    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   visible: (..., T, M) bool, None = all; bias: (..., T, M), added to the scores   ->   o: (..., T, V), lse: (..., T, 1).
     Leading axes broadcast. Sums run in float32 at least, and the results keep that type.
     A query that sees nothing reads 0, with the lowest finite number as its lse: no NaN, forward or backward.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     low = torch.finfo(wide).min
     s = (q.to(wide) * q.shape[-1] ** -0.5) @ k.to(wide).mT
+    if bias is not None:
+        s = s + bias.to(wide)
     if visible is not None:
         s = s + s.new_zeros(visible.shape).masked_fill(~visible, low)     # s is lost in low; adding is faster than filling s
     p, (top, at) = s.softmax(-1), s.max(-1, keepdim=True)
@@ -472,24 +480,28 @@ def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, T
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: int = 0, q_sinks: Tensor | None = None,
-           block: int = 128) -> tuple[Tensor, Tensor]:
+           bias: Tensor | None = None, beyond: int = 0, block: int = 128) -> tuple[Tensor, Tensor]:
     """Causal softmax attention, a block of queries at a time: never a T × M matrix.
 
     The T queries are the last T of M positions. Query t sees key j ≤ t if t − j < ``window`` (None: all) or j < ``sinks``.
     ``q_sinks``: queries to use on the sinks, where their distance differs from the true one (None: q).
+    ``bias``: (..., T or 1, R), added to the scores by distance, q_t·k_j/√K + bias[t, min(t − j, R − 1)]; one row serves all queries.
+    ``beyond``: query t sees key j only if t − j ≥ ``beyond``. Near and far groups may have queries and keys of their own: ``merge`` joins them.
 
     q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1).
     Leading axes broadcast (one key head may serve several query heads). With a window: time and memory O(T·(window + sinks + block)).
     Without: time O(T·M), memory O((T + M)·block), as the backward pass computes each block of queries again.
-    Raises ValueError for more queries than keys, window or block < 1, sinks < 0.
+    Raises ValueError for more queries than keys, window or block < 1, sinks or beyond < 0, a bias of other than T or 1 rows.
 
     Source: softmax on the fly, Milakov and Gimelshein 2018, arXiv:1805.02867; by blocks, Dao et al. 2022, arXiv:2205.14135.
     """
     T, M = q.shape[-2], k.shape[-2]
     if not 0 < T <= M:
         raise ValueError(f"q has {T} positions and k has {M}, wanted 1 <= T <= M: the queries are the last of the keys")
-    if block < 1 or sinks < 0 or (window is not None and window < 1):
-        raise ValueError(f"saw window={window}, sinks={sinks}, block={block}, wanted window >= 1, sinks >= 0, block >= 1")
+    if block < 1 or sinks < 0 or beyond < 0 or (window is not None and window < 1):
+        raise ValueError(f"saw window={window}, sinks={sinks}, beyond={beyond}, block={block}, wanted window >= 1, sinks >= 0, beyond >= 0, block >= 1")
+    if bias is not None and bias.shape[-2] not in (1, T):
+        raise ValueError(f"bias has {bias.shape[-2]} rows, wanted 1 or one for each of the {T} queries")
     W, sinks = (M, 0) if window is None else (window, sinks)
     at, k_sinks, v_sinks = torch.arange(M, device=q.device), k[..., :sinks, :], v[..., :sinks, :]
     ks, vs = k.split(block, -2), v.split(block, -2)
@@ -497,13 +509,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
     def read(q: Tensor, q_sinks: Tensor, first: int) -> tuple[Tensor, Tensor]:
         end = first + q.shape[-2]
         i, lo, hi = at[first:end, None], max(0, first - W + 1) // block, (end - 1) // block + 1
-        parts = [softmax_read(q_sinks, k_sinks, v_sinks, at[:sinks] <= i)] if sinks else []
+        parts = [softmax_read(q_sinks, k_sinks, v_sinks, at[:sinks] <= i - beyond)] if sinks else []
         size = 1 if window is None else hi - lo                           # a window is one group of keys; all keys are many
         for n in range(lo, hi, size):
             j = at[n * block:(n + size) * block]
-            past = window is None and (n + 1) * block <= first + 1        # all of it is seen by all of the queries
-            visible = None if past else (j <= i) & (i - j < W) & (j >= sinks)
-            parts.append(softmax_read(q, torch.cat(ks[n:n + size], -2), torch.cat(vs[n:n + size], -2), visible))
+            past = window is None and not beyond and (n + 1) * block <= first + 1        # all of it is seen by all of the queries
+            visible = None if past else (i - j >= beyond) & (i - j < W) & (j >= sinks)
+            added = None if bias is None else by_distance(bias if bias.shape[-2] == 1 else bias[..., first - M + T:end - M + T, :], i - j)
+            parts.append(softmax_read(q, torch.cat(ks[n:n + size], -2), torch.cat(vs[n:n + size], -2), visible, added))
         return reduce(merge, parts)
 
     run = read if window else partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)

@@ -1,4 +1,4 @@
-"""The trainable parts around a memory: short convolution, token shift, heads, attention, a gated MLP, a residual block.
+"""The trainable parts around a memory: short convolution, token shift, heads, a gated MLP, a residual block.
 
 A *layer* is a memory with its projections, gates and norms. Each mechanism's own is the class ``Layer`` at the end of its module:
 
@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from . import core
 
 State = dict[str, Any]
 
@@ -74,14 +72,15 @@ def unit(x: Tensor) -> Tensor:
 
 
 class QKV(nn.Module):
-    """q, k: (B, H, T, K) and v: (B, H, T, V), each act(conv(x W)); conv = 0 is no convolution.
+    """q: (B, H, T, K), k: (B, Hk, T, K) and v: (B, Hk, T, V), each act(conv(x W)); conv = 0 is no convolution, kv_heads = None is Hk = H.
 
-    state: the last conv − 1 of all x W, {"window": (B, conv − 1, H·(2K + V))}, or nothing.
+    state: the last conv − 1 of all x W, {"window": (B, conv − 1, H·K + Hk·(K + V))}, or nothing.
     """
 
-    def __init__(self, D: int, heads: int, K: int, V: int, conv: int, act: Callable[[Tensor], Tensor] = F.silu):
+    def __init__(self, D: int, heads: int, K: int, V: int, conv: int, act: Callable[[Tensor], Tensor] = F.silu, kv_heads: int | None = None):
         super().__init__()
-        self.H, self.widths, self.act = heads, [heads * K, heads * K, heads * V], act
+        self.K, self.V, self.act = K, V, act
+        self.widths = [heads * K, (kv_heads or heads) * K, (kv_heads or heads) * V]
         self.proj = nn.Linear(D, sum(self.widths), bias=False)
         self.conv = ShortConv(sum(self.widths), conv) if conv else None
 
@@ -89,30 +88,7 @@ class QKV(nn.Module):
         y, kept = self.proj(x), {}
         if self.conv is not None:
             y, kept["window"] = self.conv(y, state.get("window"))
-        return [heads(z, self.H) for z in self.act(y).split(self.widths, -1)], kept
-
-
-class Attention(nn.Module):
-    """Softmax attention over all that came before: what every other memory is compared with.
-
-    state: {"k", "v"}: (B, H, t, D / H), it grows with every token; with ``conv`` also the window of the convolution.
-    """
-
-    def __init__(self, D: int, heads: int = 4, conv: int = 0):
-        super().__init__()
-        self.D = D
-        self.qkv, self.out = QKV(D, heads, D // heads, D // heads, conv, nn.Identity()), nn.Linear(D, D, bias=False)
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        core.expect("x:TD", x, D=self.D)
-        (q, k, v), kept = self.qkv(x, state or {})
-        if state:
-            k, v = torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
-            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=x.device).tril(k.shape[-2] - q.shape[-2])
-            o = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        else:
-            o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(merged(o)), {"k": k, "v": v, **kept}
+        return [heads(z, z.shape[-1] // n) for z, n in zip(self.act(y).split(self.widths, -1), (self.K, self.K, self.V))], kept
 
 
 class MLP(nn.Module):

@@ -47,12 +47,14 @@ class LM(nn.Module):
         return (self.cap * torch.tanh(logits / self.cap) if self.cap else logits), after
 
 
-def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: float = 0.5, positions: int = 0) -> LM:
-    """The model of the labs: one block for each mixer, an embedding drawn with ``std`` and a head of its own; mlp: width of a SwiGLU after each, 0 for none."""
+def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: float = 0.5,
+          positions: int | nn.Embedding = 0) -> LM:
+    """The model of the labs: one block for each mixer, an embedding drawn with ``std`` and a head of its own; mlp: width of a SwiGLU after each,
+    0 for none; positions: how many are learned, or a table."""
     embed = nn.Embedding(vocab, D)
     nn.init.normal_(embed.weight, std=std)
     return LM(embed, [Block(m, D, MLP(D, mlp) if mlp else None) for m in mixers], nn.RMSNorm(D), nn.Linear(D, vocab, bias=False),
-              nn.Embedding(positions, D) if positions else None)
+              nn.Embedding(positions, D) if isinstance(positions, int) and positions else positions or None)
 
 
 def fit(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, lr: float, warm: float = 0.1,
@@ -86,6 +88,12 @@ def accuracy(model: nn.Module, tokens: Tensor, targets: Tensor) -> float:
     """Share of right answers where one is asked (targets ≥ 0)."""
     asked = targets >= 0
     return (model(tokens)[0].argmax(-1) == targets)[asked].float().mean().item()
+
+
+@torch.no_grad()
+def surprise(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Nats by which tokens[:, 1:] surprised the model, place by place: (B, T − 1)."""
+    return F.cross_entropy(model(tokens[:, :-1])[0].mT, tokens[:, 1:], reduction="none")
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimem import check
-from minimem.fast import full as plain
+from minimem.cache.full import parallel as plain
 from minimem.fast import sdpa as fast
 from minimem.forms import attend, merge, softmax_read
 

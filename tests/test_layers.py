@@ -3,20 +3,21 @@ import pytest
 import torch
 
 from minimem import check, core
+from minimem.cache import full
 from minimem.catalog import systems
-from minimem.layer import MLP, Attention, Block, ShortConv
+from minimem.layer import MLP, Block, ShortConv
 from minimem.lm import LM, accuracy, fit, generate, small
 from minimem.tasks.mqar import mqar
 
 D = 32
-LAYERS = {s.key: s for s in systems().values() if s.kind == "state" and s.built and hasattr(s.code, "Layer")}
+LAYERS = {s.key: s for s in systems().values() if s.kind in ("state", "cache") and s.built and hasattr(s.code, "Layer")}
 EXACT = {"rtol": 1e-8, "atol": 1e-9}
 
 
 def made(key):
     """The layer of a row in float64, and x (2, 21, D); no parameter is left at zero, where its use could not be seen."""
     torch.manual_seed(0)
-    layer = Attention(D, conv=3) if key == "attention" else LAYERS[key].code.Layer(D)
+    layer = full.Layer(D, conv=3) if key == "attention" else LAYERS[key].code.Layer(D)
     layer = layer.double()
     with torch.no_grad():
         for p in layer.parameters():
@@ -104,7 +105,7 @@ def test_short_conv_is_its_formula():
 
 def model(vocab=24, positions=0):
     torch.manual_seed(1)
-    return small(vocab, D, [Attention(D), Attention(D)], mlp=48, positions=positions)
+    return small(vocab, D, [full.Layer(D), full.Layer(D)], mlp=48, positions=positions)
 
 
 @pytest.mark.parametrize("positions", [0, 40])

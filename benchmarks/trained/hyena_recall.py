@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record
 
 from minimem import core
-from minimem.layer import Attention
+from minimem.cache import full
 from minimem.lm import accuracy, fit, small
 from minimem.state import hyena, s4
 from minimem.tasks.associative import associative
 
 T, VOCAB, D = 32, 20, 64
-ARMS = {"Hyena": (lambda: hyena.Layer(D, longest=T), 1500), "S4D": (lambda: s4.Layer(D), 1500), "attention": (lambda: Attention(D), 500)}
+ARMS = {"Hyena": (lambda: hyena.Layer(D, longest=T), 1500), "S4D": (lambda: s4.Layer(D), 1500), "attention": (lambda: full.Layer(D), 500)}
 
 
 def trained(arm, seed):

@@ -17,7 +17,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record
 
-from minimem.layer import Attention
+from minimem.cache import full
 from minimem.lm import accuracy, fit, small
 from minimem.state import gla, linear, retnet
 from minimem.tasks.scattered import scattered
@@ -28,8 +28,8 @@ ARMS = {                                                           # mixer, widt
     "GLA: learned forgetting": (lambda: gla.Layer(D, **STATE), 0, 0, 600, 4e-3),
     "RetNet: fixed forgetting": (lambda: retnet.Layer(D, **STATE), 0, 0, 600, 4e-3),
     "linear attention: no forgetting": (lambda: linear.Layer(D, normed=True, **STATE), 0, 0, 600, 4e-3),
-    "attention, learned positions": (lambda: Attention(D, 4), 96, LENGTHS[-1], 1500, 2e-3),
-    "attention, learned positions, convolution": (lambda: Attention(D, 4, conv=4), 0, LENGTHS[-1], 600, 4e-3),
+    "attention, learned positions": (lambda: full.Layer(D, 4), 96, LENGTHS[-1], 1500, 2e-3),
+    "attention, learned positions, convolution": (lambda: full.Layer(D, 4, conv=4), 0, LENGTHS[-1], 600, 4e-3),
 }
 
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record  # noqa: E402
 
 from minimem import core  # noqa: E402
-from minimem.layer import Attention  # noqa: E402
+from minimem.cache import full  # noqa: E402
 from minimem.lm import accuracy, fit, small  # noqa: E402
 from minimem.state import (  # noqa: E402
     delta,
@@ -57,7 +57,7 @@ MIXERS = {                                             # mixer: {size: its layer
     "gated_delta": {**matrix(gated_delta.Layer, SIZES[:3]), NO_CONV: partial(gated_delta.Layer, D, 1, K=16, V=D, conv=0)},
     "mamba2": {**{f"N = {N}": partial(mamba2.Layer, D, 1, N=N, P=D) for N in (8, 16, 32, 64)},
                NO_CONV: partial(mamba2.Layer, D, 1, N=16, P=D, conv=1)},
-    "attention": {"all tokens": partial(Attention, D, 1, conv=4), NO_CONV: partial(Attention, D, 1)},
+    "attention": {"all tokens": partial(full.Layer, D, 1, conv=4), NO_CONV: partial(full.Layer, D, 1)},
     "retnet": matrix(retnet.Layer, (4, 16), conv=4),
     "gla": matrix(gla.Layer, (4, 16), conv=4),
     "gsa": {f"M = {M}": partial(gsa.Layer, D, 1, K=16, V=D, M=M, conv=4) for M in (3, 12)},

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 from record import record  # noqa: E402
 
-from minimem.layer import Attention  # noqa: E402
+from minimem.cache import full  # noqa: E402
 from minimem.lm import accuracy, fit, small  # noqa: E402
 from minimem.state import delta, gated_delta, gla, mamba2, mlstm, slstm  # noqa: E402
 from minimem.tasks.parity import lessons, parity, shuffle  # noqa: E402
@@ -27,7 +27,7 @@ LAYERS = {                                                       # two heads wit
     "delta, b in (0, 1)": lambda: delta.Layer(D, 2, conv=0), "delta, b in (0, 2)": lambda: delta.Layer(D, 2, conv=0, negative=True),
     "gated delta, b in (0, 2)": lambda: gated_delta.Layer(D, 2, 16, 16, conv=0, negative=True), "Mamba-2": lambda: mamba2.Layer(D, 2, 16, 16, conv=1),
     "GLA": lambda: gla.Layer(D, 2, 16, 16), "mLSTM": lambda: mlstm.Layer(D, 4, conv=1), "sLSTM": lambda: slstm.Layer(D, 2, conv=0),
-    "attention": lambda: Attention(D, 2)}
+    "attention": lambda: full.Layer(D, 2)}
 FIVE = {"delta, b in (0, 1)", "delta, b in (0, 2)", "sLSTM"}      # seeds; the others three
 TASKS = {"parity": (parity, 2, 500, list(LAYERS)),
          "cups, swaps": (shuffle, 6, 700, ["delta, b in (0, 1)", "delta, b in (0, 2)", "mLSTM", "sLSTM"]),

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record  # noqa: E402
 
 from minimem import core  # noqa: E402
-from minimem.layer import Attention  # noqa: E402
+from minimem.cache import full  # noqa: E402
 from minimem.lm import accuracy, fit, small  # noqa: E402
 from minimem.state import delta, gated_delta, linear, mamba2, retnet  # noqa: E402
 from minimem.tasks.mqar import curriculum, mqar  # noqa: E402
@@ -28,7 +28,7 @@ from minimem.tasks.mqar import curriculum, mqar  # noqa: E402
 torch.set_num_threads(1)
 D, KEYS, TIMES, T, VOCAB, BATCH, STEPS, RATE = 64, 8, 3, 64, 64, 32, 400, 0.005         # steps and rate: of a first trial, once more on seed 101
 MIXERS = {                                             # four heads of 16 × 16 each, and a convolution of width 4
-    "attention": partial(Attention, D, 4, conv=4),
+    "attention": partial(full.Layer, D, 4, conv=4),
     "linear": partial(linear.Layer, D, 4, 16, 16, conv=4, normed=True),
     "mamba2": partial(mamba2.Layer, D, 4, N=16, P=16),
     "retnet": partial(retnet.Layer, D, 4, 16, 16, conv=4),

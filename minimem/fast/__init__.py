@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
-from .. import core, forms
+from .. import core
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pick:
 OURS = {
     "gated_delta": "minimem.state.gated_delta:chunked",
     "delta": "minimem.state.delta:chunked",
-    "full": "minimem.fast:full",
+    "full": "minimem.cache.full:parallel",
     "streaming": "minimem.cache.window:parallel",
     "search": "minimem.fast:search",
 }
@@ -53,15 +53,6 @@ BACKENDS = {
     "streaming": [Backend("sdpa", "torch", "minimem.fast.sdpa:streaming", exercised="on a CPU")],
     "search": [Backend("faiss", "faiss-cpu", "minimem.fast.faiss:search", exercised="on a CPU")],
 }
-
-
-def full(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Causal attention over all that came before, by blocks: (..., T, D) to o (..., T, V) and every key and value so far.
-
-    Raises ValueError for shapes that do not fit, mixed types and NaN.
-    """
-    k, v = joined(q, k, v, state)
-    return forms.attend(q, k, v)[0], {"k": k, "v": v}
 
 
 def joined(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:

@@ -14,28 +14,33 @@ import torch
 from torch import Tensor
 
 
-def angles(positions: Tensor, K: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of t·θ_i, each (..., T, K/2), in float64: a position times a frequency loses its fraction in short types.
-
-    Raises ValueError for an odd K, here and in both rotations.
-    """
+def frequencies(K: int, base: float = 10000.0) -> Tensor:
+    """θ_i of (1), (K/2,) in float64. Raises ValueError for an odd K."""
     if K % 2:
         raise ValueError(f"x has width {K}, wanted an even one: coordinates turn in pairs")
-    theta = base ** (-torch.arange(0, K, 2, dtype=torch.float64, device=positions.device) / K)      # (1)
+    return base ** (-torch.arange(0, K, 2, dtype=torch.float64) / K)                                # (1)
+
+
+def angles(positions: Tensor, K: int, base: float = 10000.0, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """cos and sin of t·θ_i, each (..., T, K/2), in float64: a position times a frequency loses its fraction in short types.
+
+    ``theta`` (K/2,): frequencies in place of those of ``base``. Raises ValueError for an odd K, here and in both rotations.
+    """
+    theta = (frequencies(K, base) if theta is None else theta.double()).to(positions.device)
     turn = positions.double()[..., None] * theta
     return turn.cos(), turn.sin()
 
 
-def rotate_pairs(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
-    """x with its pairs of neighbours (2i, 2i+1) turned by their angles."""
-    cos, sin = (a.to(x.dtype) for a in angles(positions, x.shape[-1], base))
+def rotate_pairs(x: Tensor, positions: Tensor, base: float = 10000.0, theta: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    """x with its pairs of neighbours (2i, 2i+1) turned by their angles, then times ``scale``."""
+    cos, sin = (scale * a.to(x.dtype) for a in angles(positions, x.shape[-1], base, theta))
     a, b = x[..., 0::2], x[..., 1::2]
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)                      # (2)
 
 
-def rotate_halves(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
-    """x with its pairs (i, i + K/2) turned by their angles."""
-    cos, sin = (a.to(x.dtype) for a in angles(positions, x.shape[-1], base))
+def rotate_halves(x: Tensor, positions: Tensor, base: float = 10000.0, theta: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    """x with its pairs (i, i + K/2) turned by their angles, then times ``scale``."""
+    cos, sin = (scale * a.to(x.dtype) for a in angles(positions, x.shape[-1], base, theta))
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)                                    # (2)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from minimem import check, core, show
 from minimem.catalog import card, result
-from minimem.layer import Attention
+from minimem.cache import full
 from minimem.lm import accuracy, fit, small
 from minimem.state import hyena, s4
 from minimem.tasks.associative import associative
@@ -103,7 +103,7 @@ fig.tight_layout()
 # %%
 D = 64
 torch.manual_seed(0)
-layers = {"Hyena": hyena.Layer(D, longest=8192), "S4D": s4.Layer(D), "attention": Attention(D)}
+layers = {"Hyena": hyena.Layer(D, longest=8192), "S4D": s4.Layer(D), "attention": full.Layer(D)}
 print("tokens   " + "".join(f"{name:>12}" for name in layers) + "   bytes kept")
 with torch.no_grad():
     kept = {T: {name: core.nbytes(layer(torch.randn(1, T, D))[1]) for name, layer in layers.items()} for T in (64, 256, 1024)}

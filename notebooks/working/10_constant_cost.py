@@ -22,7 +22,7 @@ import torch
 
 from minimem import core, show
 from minimem.catalog import result
-from minimem.layer import Attention
+from minimem.cache import full
 
 torch.set_num_threads(1)
 D, LENGTHS = 64, (63, 255, 1023, 4095, 16383)
@@ -33,7 +33,7 @@ def layers():
     """Random weights: what a token costs does not depend on what the layer has learned."""
     torch.manual_seed(0)
     sizes = {"hyena": {"longest": 16384}}
-    return {"attention": Attention(D), **{key: import_module(f"minimem.state.{key}").Layer(D, **sizes.get(key, {})) for key in STATES}}
+    return {"attention": full.Layer(D), **{key: import_module(f"minimem.state.{key}").Layer(D, **sizes.get(key, {})) for key in STATES}}
 
 
 # %% [markdown]

@@ -1,0 +1,103 @@
+"""Full attention with a KV cache: keep the key and the value of every token, and look at all of them.
+
+    S_t = concat(S_{t−1}, (k_t, v_t))                             (1)
+    o_t = Σ_{j≤t} softmax_j(q_t·k_j / √K) v_j                     (2)
+
+Positions enter by three small functions, each optional:
+
+    rotate(x, at)    queries and keys turned by where they stand, at (T,): ``rope.rotate_halves``, FoPE, interpolated frequencies
+    bias(q, M)       what is added to the scores by distance: (..., T or 1, R), entry d for the key d tokens back, the last for all
+                     that is farther: ALiBi, T5, Shaw
+    rescale(q, n)    queries times a factor that depends on how many keys n (T,) they see: SSMAX
+
+Paper   Vaswani et al. 2017, arXiv:1706.03762; one key head for all query heads, Shazeer 2019, arXiv:1911.02150; for groups of them,
+        Ainslie et al. 2023, arXiv:2305.13245.
+Differs keys are kept as they come, not rotated: a scheme whose frequencies change with the length needs that, and no other is hurt.
+Shapes  q: (..., H, T, K)   k: (..., Hk, T, K)   v: (..., Hk, T, V), H a multiple of Hk, or all (..., T, D) with the same leading axes
+        S: {"k": (..., Hk, m, K), "v": (..., Hk, m, V)}
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .. import core
+from ..forms import attend
+from ..layer import QKV, State, merged
+from .window import Memory, Rotate, bare, init
+
+Bias = Callable[[Tensor, int], Tensor]
+Rescale = Callable[[Tensor, Tensor], Tensor]
+
+
+def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, rotate: Rotate = bare, bias: Bias | None = None,
+         rescale: Rescale | None = None) -> tuple[Memory, Tensor]:
+    """One token: the definition."""
+    S = {"k": torch.cat([S["k"], k[..., None, :]], -2), "v": torch.cat([S["v"], v[..., None, :]], -2)}     # (1)
+    q, at = q[..., None, :], torch.arange(S["k"].shape[-2], device=k.device)
+    x = q if rescale is None else rescale(q, at[-1:] + 1)
+    s = rotate(x, at[-1:]) @ rotate(S["k"], at).mT / q.shape[-1] ** 0.5
+    if bias is not None:
+        b = bias(q, len(at))
+        s = s + b[..., (at[-1] - at).clamp(max=b.shape[-1] - 1)]
+    return S, (s.softmax(-1) @ S["v"])[..., 0, :]                                                           # (2)
+
+
+def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotate: Rotate = bare, bias: Bias | None = None,
+              rescale: Rescale | None = None) -> tuple[Tensor, Memory]:
+    """Token by token, O(T²·K). Returns o (..., T, V) and the cache. Raises ValueError for shapes that do not fit, mixed types, NaN."""
+    return core.run(step, _checked(q, k, v, state), q, k, v, rotate=rotate, bias=bias, rescale=rescale)
+
+
+def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotate: Rotate = bare, bias: Bias | None = None,
+             rescale: Rescale | None = None) -> tuple[Tensor, Memory]:
+    """All tokens at once, in blocks: O(T²·K) time, no T × T matrix. Returns o (..., H, T, V) and the cache.
+
+    Query heads may be a multiple of the key heads: H / Hk of them in a row read the same cache. Raises ValueError as ``recurrent`` does.
+    """
+    S = _checked(q, k, v, state)
+    S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
+    at = torch.arange(S["k"].shape[-2], device=k.device)
+    t = at[-q.shape[-2]:]
+    b = None if bias is None else bias(q, len(at))
+    x = rotate(q if rescale is None else rescale(q, t + 1), t)
+    keys, values = rotate(S["k"], at), S["v"]
+    if q.shape[:-2] != k.shape[:-2]:
+        x, keys, values = x.unflatten(-3, (k.shape[-3], -1)), keys.unsqueeze(-3), values.unsqueeze(-3)
+        b = b if b is None or b.dim() < 3 or b.shape[-3] == 1 else b.unflatten(-3, (k.shape[-3], -1))
+    o, _ = attend(x, keys, values, bias=b)
+    return o.reshape(*q.shape[:-1], v.shape[-1]), S
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
+    first = q
+    if isinstance(q, Tensor) and isinstance(k, Tensor) and 2 < q.dim() == k.dim() and k.shape[-3] and q.shape[-3] % k.shape[-3] == 0:
+        core.expect("q:TK", q)
+        first = q[..., ::q.shape[-3] // k.shape[-3], :, :]
+    core.expect("q:TK k:TK v:TV", first, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
+    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+
+
+class Layer(nn.Module):
+    """Softmax attention over all that came before, H query heads on ``kv_heads`` (None: as many) heads of keys and values.
+
+    ``rotate``, ``bias``, ``rescale``: positions, as above; those that learn are modules. ``conv``: width of a short convolution of q, k and v, 0 for none.
+    state: {"k", "v"}: (B, Hk, t, D / H), unrotated, grows with every token; with ``conv`` also the window of the convolution.
+    """
+
+    def __init__(self, D: int, heads: int = 4, kv_heads: int | None = None, conv: int = 0, rotate: Rotate = bare,
+                 bias: Bias | None = None, rescale: Rescale | None = None):
+        super().__init__()
+        self.D = D
+        self.rotate, self.bias, self.rescale = rotate, bias, rescale
+        self.qkv = QKV(D, heads, D // heads, D // heads, conv, nn.Identity(), kv_heads)
+        self.out = nn.Linear(D, D, bias=False)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        core.expect("x:TD", x, D=self.D)
+        (q, k, v), kept = self.qkv(x, state or {})
+        S = {n: state[n] for n in ("k", "v")} if state else None
+        o, S = parallel(q, k, v, S, self.rotate, self.bias, self.rescale)
+        return self.out(merged(o)), {**S, **kept}
