@@ -12,8 +12,10 @@ Positions enter by three small functions, each optional:
 
 Paper   Vaswani et al. 2017, arXiv:1706.03762; one key head for all query heads, Shazeer 2019, arXiv:1911.02150; for groups of them,
         Ainslie et al. 2023, arXiv:2305.13245.
-Differs keys are kept as they come, not rotated: a scheme whose frequencies change with the length needs that, and no other is hurt.
-Shapes  q: (..., H, T, K)   k: (..., Hk, T, K)   v: (..., Hk, T, V), H a multiple of Hk, or all (..., T, D) with the same leading axes
+Differs keys are kept as they come, not rotated, so that frequencies may change with the length. The price: each call rotates all of
+        them anew. And the cache is joined, not written in place, so each call copies it.
+Shapes  q: (..., H, T, K)   k: (..., Hk, T, K)   v: (..., Hk, T, V), H a multiple of Hk: H / Hk query heads in a row read the same keys;
+        or all (..., T, D) with the same leading axes
         S: {"k": (..., Hk, m, K), "v": (..., Hk, m, V)}
 """
 from __future__ import annotations
@@ -38,24 +40,33 @@ def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, rotate: Rotate = bare, bias
     S = {"k": torch.cat([S["k"], k[..., None, :]], -2), "v": torch.cat([S["v"], v[..., None, :]], -2)}     # (1)
     q, at = q[..., None, :], torch.arange(S["k"].shape[-2], device=k.device)
     x = q if rescale is None else rescale(q, at[-1:] + 1)
-    s = rotate(x, at[-1:]) @ rotate(S["k"], at).mT / q.shape[-1] ** 0.5
+    keys, values = shared(rotate(S["k"], at), q), shared(S["v"], q)
+    s = rotate(x, at[-1:]) @ keys.mT / q.shape[-1] ** 0.5
     if bias is not None:
         b = bias(q, len(at))
         s = s + b[..., (at[-1] - at).clamp(max=b.shape[-1] - 1)]
-    return S, (s.softmax(-1) @ S["v"])[..., 0, :]                                                           # (2)
+    return S, (s.softmax(-1) @ values)[..., 0, :]                                                           # (2)
+
+
+def shared(x: Tensor, q: Tensor) -> Tensor:
+    """x (..., Hk, m, D), each head repeated for the H / Hk heads of q that read it."""
+    return x if x.shape[:-2] == q.shape[:-2] else x.repeat_interleave(q.shape[-3] // x.shape[-3], -3)
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotate: Rotate = bare, bias: Bias | None = None,
               rescale: Rescale | None = None) -> tuple[Tensor, Memory]:
-    """Token by token, O(T²·K). Returns o (..., T, V) and the cache. Raises ValueError for shapes that do not fit, mixed types, NaN."""
+    """Token by token, O(T²·K). Returns o (..., H, T, V) and the cache.
+
+    Raises ValueError for shapes that do not fit, H no multiple of Hk among them, mixed types, NaN.
+    """
     return core.run(step, _checked(q, k, v, state), q, k, v, rotate=rotate, bias=bias, rescale=rescale)
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotate: Rotate = bare, bias: Bias | None = None,
              rescale: Rescale | None = None) -> tuple[Tensor, Memory]:
-    """All tokens at once, in blocks: O(T²·K) time, no T × T matrix. Returns o (..., H, T, V) and the cache.
+    """All tokens at once, in blocks: O(T²·K) time, no T × T matrix, no repeated heads. Returns o (..., H, T, V) and the cache.
 
-    Query heads may be a multiple of the key heads: H / Hk of them in a row read the same cache. Raises ValueError as ``recurrent`` does.
+    Raises ValueError as ``recurrent`` does.
     """
     S = _checked(q, k, v, state)
     S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
@@ -66,17 +77,19 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotat
     keys, values = rotate(S["k"], at), S["v"]
     if q.shape[:-2] != k.shape[:-2]:
         x, keys, values = x.unflatten(-3, (k.shape[-3], -1)), keys.unsqueeze(-3), values.unsqueeze(-3)
-        b = b if b is None or b.dim() < 3 or b.shape[-3] == 1 else b.unflatten(-3, (k.shape[-3], -1))
+        if b is not None and b.dim() > 2:
+            b = b.unflatten(-3, (1, 1) if b.shape[-3] == 1 else (k.shape[-3], -1))
     o, _ = attend(x, keys, values, bias=b)
     return o.reshape(*q.shape[:-1], v.shape[-1]), S
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
-    first = q
-    if isinstance(q, Tensor) and isinstance(k, Tensor) and 2 < q.dim() == k.dim() and k.shape[-3] and q.shape[-3] % k.shape[-3] == 0:
+    one = q                                                               # query head for each key head
+    alike = isinstance(q, Tensor) and isinstance(k, Tensor) and q.dim() == k.dim() > 2
+    if alike and q.shape[-3] > k.shape[-3] > 0 and q.shape[-3] % k.shape[-3] == 0:
         core.expect("q:TK", q)
-        first = q[..., ::q.shape[-3] // k.shape[-3], :, :]
-    core.expect("q:TK k:TK v:TV", first, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
+        one = q[..., ::q.shape[-3] // k.shape[-3], :, :]
+    core.expect("q:TK k:TK v:TV", one, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
@@ -85,11 +98,14 @@ class Layer(nn.Module):
 
     ``rotate``, ``bias``, ``rescale``: positions, as above; those that learn are modules. ``conv``: width of a short convolution of q, k and v, 0 for none.
     state: {"k", "v"}: (B, Hk, t, D / H), unrotated, grows with every token; with ``conv`` also the window of the convolution.
+    Raises ValueError if D is no multiple of ``heads``, or ``heads`` none of ``kv_heads``.
     """
 
     def __init__(self, D: int, heads: int = 4, kv_heads: int | None = None, conv: int = 0, rotate: Rotate = bare,
                  bias: Bias | None = None, rescale: Rescale | None = None):
         super().__init__()
+        if D % heads or heads % (kv_heads or heads):
+            raise ValueError(f"D is {D}, heads {heads} and kv_heads {kv_heads}, wanted each a multiple of the next")
         self.D = D
         self.rotate, self.bias, self.rescale = rotate, bias, rescale
         self.qkv = QKV(D, heads, D // heads, D // heads, conv, nn.Identity(), kv_heads)
