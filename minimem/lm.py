@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cache import full
 from .layer import MLP, Block, State
+from .position.interpolation import ntk_by_parts, pi, yarn
+from .position.rope import frequencies, rotate_halves
 from .state import mamba, mamba2, mlstm, rwkv4
 
 
@@ -58,11 +61,12 @@ def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: fl
 
 
 def fit(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, lr: float, warm: float = 0.1,
-        say: Callable[[int, float], None] | None = None) -> list[float]:
+        say: Callable[[int, float], None] | None = None, extra: Callable[[], Tensor] | None = None) -> list[float]:
     """Train with AdamW, the rate rising over ``warm`` of the steps and falling by a cosine, gradients clipped to norm 1. Returns the losses.
 
     ``batch(step)`` gives tokens (B, T) and what should follow each of them, (B, T), −100 where nothing is asked.
-    ``say(step, loss)`` is called after every step. Draws nothing at random: seed the model and the batches.
+    ``say(step, loss)`` is called after every step. ``extra()``, after each forward pass, gives what else to make small: the balance of experts.
+    Draws nothing at random: seed the model and the batches.
     """
     adam = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     rate = torch.optim.lr_scheduler.OneCycleLR(adam, lr, total_steps=steps, pct_start=warm, cycle_momentum=False)
@@ -72,7 +76,7 @@ def fit(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], steps: 
         tokens, targets = batch(i)
         loss = F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten(), ignore_index=-100)
         adam.zero_grad()
-        loss.backward()
+        (loss + extra() if extra else loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         rate.step()
@@ -182,9 +186,50 @@ def _xlstm(c) -> LM:
     return LM(nn.Embedding(c.vocab_size, D), blocks, nn.RMSNorm(D, eps=eps), nn.Linear(D, c.vocab_size, bias=False), cap=c.output_logit_soft_cap)
 
 
+def _llama(c) -> LM:
+    """Llama, and what is built like it: Mistral with its whole past, SmolLM3, which turns no queries and keys in some of its layers."""
+    D, H, L, eps = c.hidden_size, c.num_attention_heads, c.num_hidden_layers, c.rms_norm_eps
+    for name, want in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "head_dim": D // H, "sliding_window": None}.items():
+        if (saw := getattr(c, name, want)) != want:
+            raise ValueError(f"{name} is {saw!r}, wanted {want!r}")
+    turn = _turn(D // H, c.rope_parameters)
+    mixers = [full.Layer(D, H, c.num_key_value_heads, rotate=turn if turned else full.bare) for turned in getattr(c, "no_rope_layers", L * [1])[:L]]
+    blocks = [Block(m, D, MLP(D, c.intermediate_size), eps=eps) for m in mixers]
+    head = None if c.tie_word_embeddings else nn.Linear(D, c.vocab_size, bias=False)
+    return LM(nn.Embedding(c.vocab_size, D), blocks, nn.RMSNorm(D, eps=eps), head)
+
+
+def _turn(K: int, told: dict) -> Callable[[Tensor, Tensor], Tensor]:
+    """The rotation of heads of width K: RoPE as trained, or stretched. Llama 3 stretches as NTK by parts, in other words."""
+    told = {n: x for n, x in told.items() if x is not None}
+    base, s, trained, kind = (told.pop(n, None) for n in ("rope_theta", "factor", "original_max_position_embeddings", "rope_type"))
+    theta, m = frequencies(K, base), 1.0
+    if kind == "linear":
+        theta = pi(K, base, s)
+    elif kind == "llama3":
+        theta = ntk_by_parts(K, base, s, trained, told.pop("low_freq_factor"), told.pop("high_freq_factor"))
+    elif kind == "yarn":
+        theta, m = yarn(K, base, s, trained, told.pop("beta_slow", 1), told.pop("beta_fast", 32))
+        m = told.pop("attention_factor", m)
+    elif kind != "default":
+        raise ValueError(f"rope_type is {kind!r}, wanted 'default', 'linear', 'llama3' or 'yarn'")
+    if told:
+        raise ValueError(f"rope_parameters of type {kind!r} hold {', '.join(told)}, which has no place here")
+    return partial(rotate_halves, theta=theta, scale=m)
+
+
+def _packed(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """The matrices of q, k and v as the one that they are here, in ``weights``."""
+    for name in [n for n in weights if n.endswith(".q_proj.weight")]:
+        weights[name.replace("q_proj", "qkv.proj")] = torch.cat([weights.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"])
+
+
 BACKBONE = {r"^backbone\.embeddings": "embed", r"^backbone\.layers": "blocks", r"^backbone\.norm_f": "norm", r"^lm_head": "head"}
+LLAMA = {r"^model\.embed_tokens": "embed", r"^model\.layers": "blocks", r"^model\.norm": "norm", r"^lm_head": "head", r"\.input_layernorm\.": ".norm.",
+         r"\.post_attention_layernorm\.": ".ffn_norm.", r"\.self_attn\.": ".mixer.", r"\.o_proj\.": ".out.", r"\.mlp\.(gate|up|down)_proj\.": r".ffn.\1."}
 
 HF: dict[str, tuple] = {     # model_type: (config → LM, {pattern of their names: ours}), and what else must be done: (model, weights), in place
+    **dict.fromkeys(("llama", "mistral", "smollm3"), (_llama, LLAMA, _packed)),
     "mamba": (_mamba, BACKBONE),
     "mamba2": (_mamba2, BACKBONE),
     "rwkv": (_rwkv, {r"^rwkv\.embeddings": "embed.0", r"^rwkv\.blocks\.0\.pre_ln": "embed.1", r"^rwkv\.blocks": "blocks", r"^rwkv\.ln_out": "norm",
