@@ -163,6 +163,59 @@ def test_their_decoding_of_several_sequences_mixes_them(rwkv_model):
         assert theirs(tokens[:, 4:], state=step.state, use_cache=True).logits.shape == (3, 3, 50)
 
 
+LLAMAS = [("Llama", {}), ("Llama", {"num_key_value_heads": 4, "tie_word_embeddings": True, "rms_norm_eps": 0.1}),
+          ("Llama", {"num_key_value_heads": 1, "rope_parameters": {"rope_type": "default", "rope_theta": 30.0}, "num_hidden_layers": 1}),
+          *(("Llama", {"rope_parameters": {"rope_theta": 100.0, "rope_type": kind, "factor": 4.0, **more}}) for kind, more in (
+              ("linear", {}), ("llama3", {"original_max_position_embeddings": 20, "low_freq_factor": 0.5, "high_freq_factor": 2.0}),
+              ("yarn", {"original_max_position_embeddings": 40}),
+              ("yarn", {"original_max_position_embeddings": 64, "beta_slow": 0.5, "beta_fast": 4, "attention_factor": 1.5}))),
+          ("Mistral", {"sliding_window": None}), ("SmolLM3", {"no_rope_layers": [1, 0, 1], "pad_token_id": 0}), ("SmolLM3", {"pad_token_id": 0, "no_rope_layer_interval": 2})]
+
+
+def llama_model(kind, **options):
+    """Random weights, none at the value it starts with."""
+    import transformers
+    torch.manual_seed(0)
+    config = getattr(transformers, kind + "Config")(**{"vocab_size": 50, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3,
+                                                       "num_attention_heads": 4, "num_key_value_heads": 2, "attn_implementation": "eager", **options})
+    theirs = getattr(transformers, kind + "ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return theirs
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 2e-6)])            # in both, their angles are float32
+@pytest.mark.parametrize("kind, options", LLAMAS)
+@pytest.mark.oracle("full")
+def test_llama_models(kind, options, dtype, tolerance):
+    """Logits of a whole sequence, and of a prompt and then token by token from their cache and from ours."""
+    theirs = llama_model(kind, **options).to(dtype)
+    ours, tokens, close = from_hf(theirs), torch.randint(50, (2, 40), generator=torch.Generator().manual_seed(1)), {"rtol": 0, "atol": tolerance}
+    assert (ours.head.weight is ours.embed.weight) == theirs.config.tie_word_embeddings
+    with torch.no_grad():
+        want = theirs(tokens).logits
+        torch.testing.assert_close(ours(tokens)[0], want, **close)
+        step, (mine, state) = theirs(tokens[:, :35], use_cache=True), ours(tokens[:, :35])
+        torch.testing.assert_close(mine, step.logits, **close)
+        for t in range(35, 40):
+            step, (mine, state) = theirs(tokens[:, t:t + 1], past_key_values=step.past_key_values, use_cache=True), ours(tokens[:, t:t + 1], state)
+            torch.testing.assert_close(mine, step.logits, **close)
+            torch.testing.assert_close(mine[:, 0], want[:, t], **close)
+    assert want.abs().max() > 1
+
+
+@pytest.mark.parametrize("kind, options, message", [
+    ("Llama", {"attention_bias": True}, "attention_bias is True, wanted False"), ("Llama", {"mlp_bias": True}, "mlp_bias is True"),
+    ("Llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu', wanted 'silu'"), ("Llama", {"head_dim": 6}, "head_dim is 6, wanted 8"),
+    ("Mistral", {"sliding_window": 8}, "sliding_window is 8, wanted None"),
+    ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type is 'dynamic', wanted 'default', 'linear'"),
+    ("Llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 8, "truncate": False}}, "hold truncate")])
+def test_which_llamas_are_refused(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        from_hf(llama_model(kind, **options))
+
+
 def test_what_from_hf_refuses(mamba_model, rwkv_model):
     import transformers
     with pytest.raises(ValueError, match="no map for a model of type 'gpt2', wanted one of .*mamba, mamba2"):
