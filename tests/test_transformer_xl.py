@@ -145,7 +145,7 @@ def test_no_gradient_enters_the_memory(form):
         both = first if cut == 16 else torch.cat([first, form(x[:, cut:], state, params=p, memory=8, segment=8)[0]], 1)
         grad, = torch.autograd.grad(both[:, 8:].square().sum(), x, retain_graph=True)
         assert (grad[:, :8] == 0).all() and (grad[:, 8:] != 0).any(-1).all()
-        assert not state["memory"].requires_grad or cut == 3
+        assert cut == 3 or not any(y.requires_grad for y in core.tensors(state))                     # nothing of the graph is kept either
     grad, = torch.autograd.grad(both[:, :8].square().sum(), x)
     assert (grad[:, :8] != 0).any(-1).all()                                    # within a segment it does flow
 
@@ -195,8 +195,8 @@ def test_refuses(form):
     long = {"memory": x.repeat(1, 3, 1), "segment": x[:, :0]}
     with pytest.raises(ValueError, match="15 tokens of memory and 0 of a segment, wanted at most 12 and less than 4"):
         form(x, long, params=p)
-    with pytest.raises(ValueError, match="0 tokens of memory and 5 of a segment"):
-        form(x, {"memory": x[:, :0], "segment": x}, params=p)
+    with pytest.raises(ValueError, match="0 tokens of memory and 4 of a segment"):
+        form(x, {"memory": x[:, :0], "segment": x[:, :4]}, params=p)
     with pytest.raises(ValueError, match="x has shape .*D=8"):
         form(x[..., :6], params=p)
     with pytest.raises(ValueError, match="state must be a dict of memory and segment"):
