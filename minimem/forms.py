@@ -17,7 +17,8 @@ Arguments are checked in the mechanisms that call them, but for chunk (ValueErro
 """
 from __future__ import annotations
 
-from functools import partial, reduce
+import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ from torch.utils.checkpoint import checkpoint
 
 ROWS = 4096                 # tokens × heads worked on at once: what stays in the cache of one core
 BLOCK = 8                   # tokens that a scan goes through in the type of its input
+PART = 1 << 19              # scores that attend works on at once
+LOG2E = math.log2(math.e)
 
 
 def delta(q: Tensor, k: Tensor, v: Tensor, b: Tensor, g: Tensor | None = None, state: Tensor | None = None,
@@ -481,48 +484,197 @@ def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, T
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: int = 0, q_sinks: Tensor | None = None,
            bias: Tensor | None = None, beyond: int = 0, block: int = 128) -> tuple[Tensor, Tensor]:
-    """Causal softmax attention, a block of queries at a time: never a T × M matrix.
+    """Causal softmax attention, a block of queries at a time: never a T × M matrix, forward or backward.
 
     The T queries are the last T of M positions. Query t sees key j ≤ t if t − j < ``window`` (None: all) or j < ``sinks``.
     ``q_sinks``: queries to use on the sinks, where their distance differs from the true one (None: q).
     ``bias``: (..., T or 1, R), added to the scores by distance, q_t·k_j/√K + bias[t, min(t − j, R − 1)]; one row serves all queries.
     ``beyond``: query t sees key j only if t − j ≥ ``beyond``. Near and far groups may have queries and keys of their own: ``merge`` joins them.
 
-    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1).
-    Leading axes broadcast (one key head may serve several query heads). With a window: time and memory O(T·(window + sinks + block)).
-    Without: time O(T·M), memory O((T + M)·block), as the backward pass computes each block of queries again.
-    Raises ValueError for more queries than keys, window or block < 1, sinks or beyond < 0, a bias of other than T or 1 rows.
+    q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1), both differentiable, once.
+    Leading axes broadcast; where k and v have 1 on the last of them, as a key head that serves several query heads, nothing is copied.
+    Time O(T·(window + sinks + block)), without a window O(T·M). Memory: q, k, v, o and lse, and the scores of one part:
+    a block of queries of one head, or as many blocks and heads as fit the cache. The backward pass computes them again.
+    Raises ValueError for more queries than keys, window or block < 1, window ≤ beyond, sinks or beyond < 0, a bias of other than T or 1 rows.
 
     Source: softmax on the fly, Milakov and Gimelshein 2018, arXiv:1805.02867; by blocks, Dao et al. 2022, arXiv:2205.14135.
     """
     T, M = q.shape[-2], k.shape[-2]
     if not 0 < T <= M:
         raise ValueError(f"q has {T} positions and k has {M}, wanted 1 <= T <= M: the queries are the last of the keys")
-    if block < 1 or sinks < 0 or beyond < 0 or (window is not None and window < 1):
-        raise ValueError(f"saw window={window}, sinks={sinks}, beyond={beyond}, block={block}, wanted window >= 1, sinks >= 0, beyond >= 0, block >= 1")
+    if block < 1 or sinks < 0 or beyond < 0 or (window is not None and window <= beyond):
+        raise ValueError(f"saw window={window}, sinks={sinks}, beyond={beyond}, block={block}, wanted window >= 1 and > beyond, sinks >= 0, beyond >= 0, block >= 1")
     if bias is not None and bias.shape[-2] not in (1, T):
         raise ValueError(f"bias has {bias.shape[-2]} rows, wanted 1 or one for each of the {T} queries")
-    W, sinks = (M, 0) if window is None else (window, sinks)
-    at, k_sinks, v_sinks = torch.arange(M, device=q.device), k[..., :sinks, :], v[..., :sinks, :]
-    ks, vs = k.split(block, -2), v.split(block, -2)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    first, sinks = M - T - beyond, 0 if window is None else min(sinks, M)
+    k, v, bias = k[..., :max(0, M - beyond), :], v[..., :max(0, M - beyond), :], None if bias is None else bias[..., min(beyond, bias.shape[-1] - 1):]
 
-    def read(q: Tensor, q_sinks: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        end = first + q.shape[-2]
-        i, lo, hi = at[first:end, None], max(0, first - W + 1) // block, (end - 1) // block + 1
-        parts = [softmax_read(q_sinks, k_sinks, v_sinks, at[:sinks] <= i - beyond)] if sinks else []
-        size = 1 if window is None else hi - lo                           # a window is one group of keys; all keys are many
-        for n in range(lo, hi, size):
-            j = at[n * block:(n + size) * block]
-            past = window is None and not beyond and (n + 1) * block <= first + 1        # all of it is seen by all of the queries
-            visible = None if past else (i - j >= beyond) & (i - j < W) & (j >= sinks)
-            added = None if bias is None else by_distance(bias if bias.shape[-2] == 1 else bias[..., first - M + T:end - M + T, :], i - j)
-            parts.append(softmax_read(q, torch.cat(ks[n:n + size], -2), torch.cat(vs[n:n + size], -2), visible, added))
-        return reduce(merge, parts)
+    def read(q, k, v, first, window, block):
+        lead, xs = _heads(*(x if x is None else x.to(wide) for x in (q, k, v, bias)))
+        return [x.reshape(*lead, T, -1) for x in _Attend.apply(*xs, first, window, block)]
+    if window is None:
+        o, lse = read(q, k, v, first, M + 1, block)
+    else:
+        W = window - beyond
+        o, lse = read(q, k[..., sinks:, :], v[..., sinks:, :], first - sinks, W, min(block, max(32, W // 2)))
+    if sinks:
+        o, lse = merge((o, lse), read(q if q_sinks is None else q_sinks, k[..., :sinks, :], v[..., :sinks, :], first, M + 1, T))
+    return o.to(q.dtype), lse
 
-    run = read if window else partial(checkpoint, read, use_reentrant=False, preserve_rng_state=False)
-    blocks = zip(q.split(block, -2), (q if q_sinks is None else q_sinks).split(block, -2), range(M - T, M, block))
-    o, lse = zip(*(run(*x) for x in blocks))
-    return torch.cat(o, -2).to(q.dtype), torch.cat(lse, -2)
+
+def _heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[torch.Size, tuple[Tensor | None, ...]]:
+    """Leading axes of the result; q (N, G, T, K), k (N, M, K), v (N, M, V), bias (B, G, T or 1, R): G queries on each of N heads, of which head h has bias h % B."""
+    lead = torch.broadcast_shapes(*(x.shape[:-2] for x in (q, k, v, bias) if x is not None))
+    q, k, v, bias = (x if x is None else x[(None,) * (len(lead) + 2 - x.dim())] for x in (q, k, v, bias))
+    n = len(lead)
+    while n and k.shape[n - 1] == v.shape[n - 1] == 1:
+        n -= 1
+    if bias is not None:
+        same = next((i for i in range(n) if bias.shape[i] > 1), n)
+        bias = bias.expand(*bias.shape[:same], *lead[same:], -1, -1).reshape(-1, lead[n:].numel(), *bias.shape[-2:])
+    q = q.expand(*lead, -1, -1).reshape(lead[:n].numel(), lead[n:].numel(), *q.shape[-2:])
+    k, v = (x.expand(*lead[:n], *x.shape[n:]).reshape(len(q), *x.shape[-2:]) for x in (k, v))
+    return lead, (q, k, v, bias)
+
+
+class _Attend(Function):
+    """q, k, v, bias as ``_heads`` gives them, query i at position ``first`` + i of the keys   ->   o: (N, G, T, V), lse: (N, G, T, 1).
+
+    Only o and lse are kept; the scores s are computed again for the gradient. With P_ij = e^(s_ij − lse_i):
+        dv = Pᵀ do,    ds_ij = P_ij (do_i·v_j − do_i·o_i + dlse_i),    dq = ds k / √K,    dk = dsᵀ q / √K
+    In powers of two: torch's exp on a CPU is 20 to 60 times slower at −∞ and below −88, its exp2 is not.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, *where):
+        ctx.where, low, tiny = where, torch.finfo(q.dtype).min, torch.finfo(q.dtype).tiny
+        o, lse = q.new_zeros(*q.shape[:-1], v.shape[-1]), q.new_full((*q.shape[:-1], 1), low)
+        for part, s in _parts(q, k, bias, torch.zeros_like(lse), *where):
+            top = s.amax(-1, True).clamp_(min=low)
+            p = s.sub_(top).exp2_()
+            total = p.sum(-1, True).clamp_(min=tiny)
+            part.put(o, torch.bmm(p, part.keys(v)).div_(total))
+            part.put(lse, total.log2_().add_(top).div_(LOG2E).masked_fill_(top == low, low))
+        ctx.save_for_backward(q, k, v, bias, o, lse)
+        return o, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, do, dlse):
+        q, k, v, bias, o, lse = ctx.saved_tensors
+        do, root, low = do.contiguous(), q.shape[-1] ** -0.5, torch.finfo(q.dtype).min
+        D = dlse - (do * o).sum(-1, keepdim=True)
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dbias = None if bias is None else torch.zeros_like(bias)
+        for part, s in _parts(q, k, bias, (lse * -LOG2E).clamp_(max=-low), *ctx.where):
+            p, q_, do_ = s.exp2_(), part.queries(q), part.queries(do)
+            part.add(dv, torch.bmm(p.mT, do_))
+            ds = torch.baddbmm(part.queries(D), do_, part.keys(v).mT).mul_(p)
+            part.put(dq, torch.bmm(ds, part.keys(k)).mul_(root))
+            part.add(dk, torch.bmm(ds.mT, q_).mul_(root))
+            if bias is not None:
+                part.add_bias(dbias, ds)
+        return dq, dk, dv, dbias, None, None, None
+
+
+def _parts(q, k, bias, shift, first, window, block):
+    """The parts of the work, each with its scores + shift, (heads · blocks, G · C, L), −∞ where a query does not see a key.
+
+    Blocks of queries whose whole window is there stand side by side in one part; those at the start, and a last one of fewer queries, come alone.
+    """
+    (N, G, T, K), M, a = q.shape, k.shape[1], 0
+    while a < T:
+        C = min(block, T - a)
+        end = first + a + C                                               # of the keys that this block sees
+        lo = max(0, end - (C + window + 14) // 16 * 16)                   # a product over 191 keys is slower than one over 192
+        L = min(end, M) - lo
+        n = max(1, min((T - a) // C, PART // (G * C * L))) if lo else 1
+        size = max(1, PART // (n * G * C * max(1, L)))
+        if bias is not None and size > len(bias):
+            size -= size % len(bias)
+        for h in range(0, N if L > 0 else 0, size):
+            part = _Part(h, min(N, h + size), a, n, C, lo, L, first + a - lo)
+            s = part.added(bias, shift, window).baddbmm_(part.queries(q), part.keys(k).mT, alpha=LOG2E * K ** -0.5)
+            yield part, s
+        a += n * C
+
+
+class _Part:
+    """n blocks of C queries each, from query a on, of heads h to h_end; block i sees L keys from lo + i C on, whose first is ``distance`` back from its first query."""
+
+    def __init__(self, h, h_end, a, n, C, lo, L, distance):
+        self.heads, self.at, self.seen = slice(h, h_end), slice(a, a + n * C), slice(lo, lo + (n - 1) * C + L)
+        self.n, self.C, self.L, self.distance = n, C, L, distance
+
+    def blocks(self, x):
+        """(N, G, T, D) → (N, n, G, C, D), a view."""
+        return x[:, :, self.at].unflatten(2, (self.n, self.C)).transpose(1, 2)
+
+    def queries(self, x):
+        """(N, G, T, D) → (heads · n, G · C, D), a copy only where it must be."""
+        return self.blocks(x[self.heads]).flatten(2, 3).flatten(0, 1)
+
+    def put(self, x, y):
+        """queries(x) ← y."""
+        self.blocks(x[self.heads]).copy_(y.view(-1, self.n, x.shape[1], self.C, x.shape[-1]))
+
+    def keys(self, x):
+        """(N, M, D) → (heads · n, L, D): windows overlap, so of one head they are a view."""
+        return x[self.heads, self.seen].unfold(1, self.L, self.C).flatten(0, 1).mT
+
+    def add(self, x, y):
+        """keys(x) ← keys(x) + y, where keys stand in several windows the sum."""
+        x, y = x[self.heads, self.seen], y.unflatten(0, (-1, self.n))
+        for i, rows in enumerate(y.split(self.C, 2)):
+            x[:, i * self.C:].unfold(1, rows.shape[2], self.C)[:, :self.n].add_(rows.mT)
+
+    def added(self, bias, shift, window):
+        """What scores start from: mask + bias + shift."""
+        mask = shift.new_full((self.C, self.L), -torch.inf).triu_(self.distance + 1)
+        if self.distance + self.C > window:
+            mask += torch.full_like(mask, -torch.inf).tril_(self.distance - window)
+        shift = self.queries(shift).unflatten(1, (-1, self.C))
+        if bias is None:
+            return (mask + shift).flatten(1, 2)
+        which = self.biased(bias)
+        if bias.shape[2] == 1:
+            mask = mask + LOG2E * _toeplitz(bias[which, None, :, 0], self.distance, self.C, self.L)
+        else:
+            mask = mask + LOG2E * by_distance(self.blocks(bias)[which], self.distances(mask))
+        return (mask + shift.view(-1, len(which), self.n, *shift.shape[1:])).flatten(0, 2).flatten(1, 2)
+
+    def biased(self, bias):
+        """Which rows of bias the heads have, each once."""
+        return torch.arange(self.heads.start, min(self.heads.stop, self.heads.start + len(bias)), device=bias.device) % len(bias)
+
+    def distances(self, x):
+        return self.distance + torch.arange(self.C, device=x.device)[:, None] - torch.arange(self.L, device=x.device)
+
+    def add_bias(self, dbias, ds):
+        """The gradient of bias: ds summed over all places of one distance, for a row per query over those at R − 1 and farther."""
+        which, R = self.biased(dbias), dbias.shape[-1]
+        ds = ds.view(-1, len(which), self.n, dbias.shape[1], self.C, self.L).sum(0)
+        if dbias.shape[2] == 1:
+            dbias.index_add_(0, which, _diagonals(ds.sum(1), self.distance, R))
+        else:
+            at = self.distances(ds).clamp(0, R - 1).expand(ds.shape)
+            rows = ds.new_zeros(*ds.shape[:-1], R).scatter_add_(-1, at, ds)
+            self.blocks(dbias).index_add_(0, which, rows)
+
+
+def _toeplitz(bias: Tensor, distance: int, C: int, L: int) -> Tensor:
+    """(..., R) → (..., C, L): at (i, j) the entry for distance + i − j."""
+    at = (distance + C - 1 - torch.arange(C + L - 1, device=bias.device)).clamp(0, bias.shape[-1] - 1)
+    return bias[..., at].unfold(-1, L, 1).flip(-2)
+
+
+def _diagonals(x: Tensor, distance: int, R: int) -> Tensor:
+    """(..., C, L) → (..., 1, R): the sum of x over all (i, j) that ``_toeplitz`` gives one entry."""
+    C, L = x.shape[-2:]
+    at = (distance + C - 1 - torch.arange(C + L - 1, device=x.device)).clamp(0, R - 1)
+    slanted = F.pad(x.flip(-2), (0, C)).flatten(-2)[..., :-C].unflatten(-1, (C, C + L - 1))
+    return x.new_zeros(*x.shape[:-2], 1, R).index_add_(-1, at, slanted.sum(-2, keepdim=True))
 
 
 # ------------------------------------------------------------------ a fixed filter

@@ -149,4 +149,4 @@ def test_what_the_forms_refuse(what):
 def test_the_forms_have_these_names():
     """A new form must be added to the tests of this file (or, as attend, have its own)."""
     public = {n for n, f in vars(forms).items() if callable(f) and getattr(f, "__module__", "") == forms.__name__ and not n.startswith("_")}
-    assert public == {"scan", "selective", "gated", "delta", "attend", "softmax_read", "merge", "convolve"}
+    assert public == {"scan", "selective", "gated", "delta", "attend", "softmax_read", "merge", "by_distance", "convolve"}
