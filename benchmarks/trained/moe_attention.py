@@ -1,7 +1,12 @@
 """Heads as experts on real text: loss, bytes of the cache, and who uses which head.
 
-Two layers of width 64 with RoPE, a SwiGLU of 128 after each, one character a token, passages of 96, batches of 16, 500 steps of AdamW with a one-cycle rate.
+Two layers of width 64 with RoPE, a SwiGLU of 128 after each, one character a token, passages of 96, batches of 16, 400 steps of AdamW with a one-cycle rate.
 Tested on the last tenth of the text. Every arm of a seed reads the same passages.
+
+Fixed before the run, on seed 101: the rate .012, the best of .006, .012 and .020 for MoH and of .012 and .020 for 8 heads (.006 was better than .003 there);
+the others were given the same. The balance counts .01, as in the released code, and was not tried otherwise.
+What counts: MoH less than .02 nats above 8 heads in the mean of the seeds, entropy of the routed heads above .8 of its maximum in each layer and seed;
+half of the heads with windows chosen by profile better than one window of the same bytes, on every seed; SwitchHead within .05 nats in the mean.
 
     python benchmarks/trained/moe_attention.py [--seeds 3]
 """
@@ -13,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record
@@ -20,12 +26,12 @@ from record import record
 from minimem import core
 from minimem.cache import full
 from minimem.cache.moe_attention import Layer, MoA, Spans, SwitchHead, gates
-from minimem.layer import QKV
+from minimem.layer import QKV, merged
 from minimem.lm import fit, small, surprise
 from minimem.position.rope import rotate_halves
 from minimem.tasks.documentation import VOCAB, characters, passages
 
-D, H, T, BATCH, STEPS, SHORT, BALANCE = 64, 8, 96, 16, 500, 8, 0.01
+D, H, T, BATCH, STEPS, SHORT, BALANCE = 64, 8, 96, 16, 400, 8, 0.01
 KINDS = ("space", "line break", "small letter", "capital", "digit", "other sign")
 
 
@@ -37,11 +43,11 @@ def six():
 
 
 ARMS = {                                                           # mixer, rate
-    "8 heads": (partial(full.Layer, D, H, rotate=rotate_halves), 6e-3),
-    "6 heads": (six, 6e-3),
-    "MoH, 6 of 8": (partial(Layer, D, H, 2, 6, rotate=rotate_halves), 6e-3),
-    "SwitchHead, 2 heads of 4 experts": (partial(SwitchHead, D, 2, 4, 2, 12, rotate=rotate_halves), 6e-3),
-    "MoA, 2 of 4 experts": (partial(MoA, D, 4, 2, 2, 12, rotate=rotate_halves), 6e-3),
+    "8 heads": (partial(full.Layer, D, H, rotate=rotate_halves), 1.2e-2),
+    "6 heads": (six, 1.2e-2),
+    "MoH, 6 of 8": (partial(Layer, D, H, 2, 6, rotate=rotate_halves), 1.2e-2),
+    "SwitchHead, 2 heads of 4 experts": (partial(SwitchHead, D, 2, 4, 2, 12, rotate=rotate_halves), 1.2e-2),
+    "MoA, 2 of 4 experts": (partial(MoA, D, 4, 2, 2, 12, rotate=rotate_halves), 1.2e-2),
 }
 
 
@@ -51,7 +57,7 @@ def trained(arm, seed, lr=None, balance=BALANCE):
     model = small(VOCAB, D, [mixer(), mixer()], mlp=2 * D)
 
     def say(step, loss):
-        if (step + 1) % 250 == 0:
+        if (step + 1) % 200 == 0:
             print(f"{arm}, seed {seed}, step {step + 1}: loss {loss:.3f}", flush=True)
     mixers = [b.mixer for b in model.blocks if isinstance(b.mixer, Layer)]
     fit(model, lambda i: passages(T, BATCH, 10 ** 5 * (seed + 1) + i), STEPS, lr or rate, say=say,
@@ -122,14 +128,29 @@ def spans(model, learn, test):
     return {"need": [round(x, 4) for x in need], "rows": found}
 
 
+@torch.no_grad()
+def thrown_away(model, rows):
+    """Loss of a trained MoH when each head keeps a token only if that token had chosen it (and itself): what would save a quarter of the cache."""
+    x, t = model.embed(rows[:, :-1]), torch.arange(T)
+    for block in model.blocks:
+        m = block.mixer
+        (q, k, v), _ = m.qkv(block.norm(x), {})
+        g = gates(m.router(block.norm(x)), m.shared, m.k)[0].mT[..., None]
+        s = rotate_halves(q, t) @ rotate_halves(k, t).mT / q.shape[-1] ** 0.5
+        seen = (t <= t[:, None]) & ((g.mT > 0) | (t == t[:, None]))
+        x = x + m.out(merged(g * (s.masked_fill(~seen, -torch.inf).softmax(-1) @ v)))
+        x = x + block.ffn(block.ffn_norm(x))[0]
+    return F.cross_entropy(model.head(model.norm(x)).mT, rows[:, 1:]).item()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
     seeds = list(range(parser.parse_args().seeds))
     torch.set_num_threads(1)
     text, held_out = characters()
-    test, learn = passage_rows(held_out, 512), passage_rows(text, 64)
-    data = {"kinds": KINDS, "short": SHORT, "arms": {}, "spans": [], "usage": [], "entropy": []}
+    test, learn = passage_rows(held_out, 256), passage_rows(text, 64)
+    data = {"kinds": KINDS, "short": SHORT, "arms": {}, "spans": [], "usage": [], "entropy": [], "thrown away": []}
     for arm in ARMS:
         losses = []
         for seed in seeds:
@@ -142,6 +163,7 @@ def main():
                 found, entropy = usage(model, test)
                 data["usage"].append([[[round(x, 3) for x in row] for row in layer] for layer in found])
                 data["entropy"].append([round(x, 3) for x in entropy])
+                data["thrown away"].append(round(thrown_away(model, test), 4))
         data["arms"][arm] = {"loss": losses, "bytes": kept(model), "parameters": sum(p.numel() for p in model.blocks[0].mixer.parameters()), "rate": ARMS[arm][1]}
     record("moe_attention", data, seeds)
 
