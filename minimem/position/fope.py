@@ -59,7 +59,7 @@ class FoPE(nn.Module):
         n, E = len(self.theta), min(len(self.theta), K // 4)
         if not E:
             raise ValueError(f"K is {K}, wanted at least 4: a quarter of it is mixed")
-        start = torch.eye(n)[:, ::-(-n // E)]                     # with more frequencies than columns, every second or third of them
+        start = torch.eye(n)[:, ::-(-n // E)]                     # with more frequencies than columns every second one, and the last columns are noise alone
         start = F.pad(start, (0, E - start.shape[1]))
         self.sin_mix, self.cos_mix = (nn.Parameter(start + nn.init.xavier_normal_(torch.empty(heads, n, E), gain), requires_grad=False) for _ in range(2))
 
