@@ -11,7 +11,7 @@ from minimem.cache import full
 from minimem.position import interpolation as ip
 from minimem.position import rope
 
-GRID = [(32, 500.0, 4.0, 128), (64, 100000.0, 8.0, 8192), (128, 10000.0, 32.0, 4096), (8, 10.0, 1.0, 16), (16, 10000.0, 2.5, 100)]
+GRID = [(32, 500.0, 4.0, 128), (64, 100000.0, 8.0, 8192), (128, 10000.0, 32.0, 4096), (8, 10.0, 1.0, 16), (16, 10000.0, 2.5, 100), (8, 10.0, 4.0, 1000)]
 FLOAT32 = {"rtol": 1e-6, "atol": 0}                                       # what their frequencies are computed in
 
 
