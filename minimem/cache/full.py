@@ -13,7 +13,8 @@ Positions enter by three small functions, each optional:
 Paper   Vaswani et al. 2017, arXiv:1706.03762; one key head for all query heads, Shazeer 2019, arXiv:1911.02150; for groups of them,
         Ainslie et al. 2023, arXiv:2305.13245.
 Differs keys are kept as they come, not rotated, so that frequencies may change with the length. The price: each call rotates all of
-        them anew. And the cache is joined, not written in place, so each call copies it.
+        them anew, which for one new token takes longer than the read itself. The cache is joined, not written in place: each call
+        copies it, in about the time of a fused read (``benchmarks/cache.py``).
 Shapes  q: (..., H, T, K)   k: (..., Hk, T, K)   v: (..., Hk, T, V), H a multiple of Hk: H / Hk query heads in a row read the same keys;
         or all (..., T, D) with the same leading axes
         S: {"k": (..., Hk, m, K), "v": (..., Hk, m, V)}
