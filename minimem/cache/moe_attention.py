@@ -13,8 +13,8 @@ MoA, mixture of attention heads: k of E experts for queries and outputs, all rea
 
 Paper   MoH: Jin et al. 2024, arXiv:2410.11842. SwitchHead: Csordás et al. 2024, arXiv:2312.07987. MoA of spans: Fu et al. 2024, arXiv:2406.14909.
         MoA of heads: Zhang et al. 2022, arXiv:2210.05144, as JetMoE has it (several key heads, softmax over the chosen).
-Differs MoH is the paper's, as in its code for images; its released Llama-3 chooses by the norms of the queries instead and weights nothing. All heads are
-        computed and weighted, also by 0, in a whole sequence (the authors' code does so too). SwitchHead and MoA without their losses and dropout of experts,
+Differs MoH has the factors of its authors' code for images; their Llama-3 chooses by the norms of the queries instead, and weights nothing. All heads are
+        computed, and the silent ones multiplied by 0, as in that code: time is not saved here. SwitchHead and MoA without their losses and dropout of experts,
         and SwitchHead's gates start as any linear layer. The spans have no sinks, and are set by hand: no search by gradients.
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b, the gate: (..., T, 1)   S: {"k", "v"} of every head, chosen or not; layers: x (B, T, D)
 Units   ``active`` counts the shared heads too. A window counts the current token.
