@@ -1,6 +1,6 @@
 """What the cache saves, and what it costs: the next token computed anew or from the cache, and the parts of one read.
 
-python benchmarks/cache.py            (about 3 minutes)
+python benchmarks/cache.py            (about a minute)
 
 Fixed before the run: CPU time, one thread, the two ways in turns, ROUNDS rounds; the ratio of medians at 512 tokens should be above 5.
 Computing anew is given the best case: it makes the logits of the last token alone.

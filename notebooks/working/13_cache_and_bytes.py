@@ -214,7 +214,7 @@ for T, small_one, large_one in zip((1024, 2048), costs, costs[1:]):
 print("\n".join(lines))
 
 # %% [markdown]
-# The whole text grows nearly fourfold: that is the quadratic cost, $T^2$ scores for $T$ tokens. (Not quite, because blocks of keys that no query may see are skipped, and they are a smaller share of a short text.) One more token and the bytes kept only double.
+# The whole text grows nearly fourfold: that is the quadratic cost, $T^2$ scores for $T$ tokens. (Not quite, because half of each block on the diagonal is computed in vain, and the diagonal weighs less in a longer text.) One more token and the bytes kept only double.
 # And the predictions: (1) the factor in time stands above, and it grows with the text; (2) after 11,676 tokens; (3) all of them, in every layer but the first.
 #
 # (flash)=
@@ -274,7 +274,7 @@ axes[0].grid(False)
 fig.tight_layout()
 
 # %% [markdown]
-# Left: hatched blocks hold only keys that no query in them may see, so they are never computed; the framed row is the one on the right. Only one block of scores exists at a time. For training, the backward pass needs the scores a second time; it computes them again from $q$, $k$ and the logarithm of the denominator, which is cheaper than keeping them.
+# Left: hatched blocks hold only keys that no query in them may see, so they are never computed; the framed row is the one on the right. No more than one block of scores has to exist at a time; {func}`minimem.forms.attend` takes a row of blocks, 128 queries with all keys that they may see. The backward pass needs the scores a second time, and computes them again from $q$, $k$ and the logarithm of the denominator: some time in exchange for the table.
 #
 # ### Pages
 #
@@ -349,8 +349,8 @@ print("\n".join(lines))
 # %% [markdown]
 # ## What to notice
 #
-# - **The cache changes nothing in what the model says**, and nothing is approximated: it is bookkeeping. The same holds for the blocks and the pages. Everything that follows in this chapter *does* change what is said, and pays less for it.
-# - **The notes are heavy.** A token of four letters leaves 23,040 bytes, and after 11,676 tokens the notes outweigh the model that took them. Sharing heads is the cheapest remedy; it has to be decided before the training.
+# - **The cache changes nothing in what the model says**, and nothing is approximated: it is bookkeeping. The same holds for the blocks and the pages. Most of what follows in this chapter *does* change what is said, and pays less for it.
+# - **The notes are heavy.** A token of four letters leaves 23,040 bytes, and after 11,676 tokens the notes outweigh the model that took them. Sharing heads divides them by the size of a group; a model has to be trained for it.
 # - **Which cost is quadratic?** The multiplications for the whole text. The bytes are linear in its length, and so is the work for one more token.
 # - **A limit.** Our own read is plain PyTorch. For each new token it turns all cached keys anew, which takes longer than reading them, and copies the cache, where a server writes in place; `result("cache")` has both. And what is measured here of shared heads is bytes:
 #   that such models answer as well is what the papers say, not what we saw.
@@ -404,7 +404,7 @@ print("\n".join(lines))
 # ```{exercise} Your own attention
 # :label: cache-own
 #
-# Write it for a whole sequence in one go, with a mask of $T \\times M$ cells, starting from a state, and let the battery mark it: `check.battery(mine, like="full", form=True)`. Its signature is `mine(q, k, v, state=None) -> (out, state)`.
+# Write it for a whole sequence in one go, with a mask of $T \times M$ cells, starting from a state, and let the battery mark it: `check.battery(mine, like="full", form=True)`. Its signature is `mine(q, k, v, state=None) -> (out, state)`.
 # ```
 #
 # ````{solution} cache-own
