@@ -59,7 +59,8 @@ def test_switchhead_is_the_authors():
     H, E, k = (int(z[f"opt_{n}"]) for n in ("heads", "experts", "topk"))
     K = z["v"].shape[-1]
     layer = SwitchHead(z["x"].shape[-1], H, E, k, K, rotate_halves).double()
-    layer.load_state_dict({"qk.weight": torch.cat([z["q_weight"], z["k_weight"]]), "v": z["v"], "o": z["o"], "source.weight": z["sel_v"], "target.weight": z["sel_o"]})
+    layer.load_state_dict({"qk.weight": torch.cat([z["q_weight"], z["k_weight"]]), "v": z["v"], "o": z["o"],
+                           "source.weight": z["sel_v"], "target.weight": z["sel_o"]})
     x = z["x"].requires_grad_()
     y, S = layer(x)
     exact = {"rtol": 1e-7, "atol": 1e-8}
@@ -100,19 +101,21 @@ def test_moa_is_jetmoe(kv_heads, k, monkeypatch):
     from transformers.models.jetmoe.modeling_jetmoe import JetMoeAttention, JetMoeConfig
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.manual_seed(1)
-    config = JetMoeConfig(hidden_size=D, num_key_value_heads=kv_heads, kv_channels=6, num_local_experts=4, num_experts_per_tok=k, attn_implementation="sdpa")
+    config = JetMoeConfig(hidden_size=D, num_key_value_heads=kv_heads, kv_channels=6, num_local_experts=4, num_experts_per_tok=k,
+                          attn_implementation="sdpa")
     theirs, ours = JetMoeAttention(config, 0).double(), MoA(D, 4, k, kv_heads, 6, rotate_halves).double()
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.4)
     moa = theirs.experts
-    ours.load_state_dict({"router.weight": moa.router.layer.weight, "kv.weight": theirs.kv_proj.weight, "q": moa.input_linear.weight.mT, "o": moa.output_linear.weight.mT})
+    q, o, router, kv = moa.input_linear.weight, moa.output_linear.weight, moa.router.layer.weight, theirs.kv_proj.weight
+    ours.load_state_dict({"router.weight": router, "kv.weight": kv, "q": q.mT, "o": o.mT})
     x = torch.randn(2, 13, D, dtype=torch.float64, requires_grad=True)
     cos, sin = (torch.cat([a, a], -1)[None] for a in angles(torch.arange(13), 6))
     want, got = theirs(x, None, (cos, sin))[0] - moa.bias, ours(x)[0]
     torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
     weight = torch.randn_like(want)
     pairs = zip(torch.autograd.grad((got * weight).sum(), [x, ours.q, ours.o, ours.router.weight, ours.kv.weight]),
-                torch.autograd.grad((want * weight).sum(), [x, moa.input_linear.weight, moa.output_linear.weight, moa.router.layer.weight, theirs.kv_proj.weight]))
+                torch.autograd.grad((want * weight).sum(), [x, q, o, router, kv]))
     for i, (a, b) in enumerate(pairs):
         torch.testing.assert_close(a, b.mT if i in (1, 2) else b, rtol=1e-8, atol=1e-9)
 
@@ -181,7 +184,8 @@ def test_what_a_layer_refuses(name):
 def test_bytes():
     """MoH saves none, SwitchHead and MoA by having few heads of keys, spans by dropping what is older than the window."""
     full_size = core.nbytes(full.Layer(D, 4).double()(torch.zeros(1, 21, D).double())[1])
-    want = {"MoH": full_size, "SwitchHead": 21 * 2 * 2 * 6 * 8, "MoA, heads": 21 * 2 * 2 * 6 * 8, "MoA, spans": sum(min(w, 21) for w in WINDOWS) * 2 * 4 * 8}
+    few = 21 * 2 * 2 * 6 * 8
+    want = {"MoH": full_size, "SwitchHead": few, "MoA, heads": few, "MoA, spans": sum(min(w, 21) for w in WINDOWS) * 2 * 4 * 8}
     for name in LAYERS:
         layer, _ = made(name)
         assert core.nbytes(layer(torch.zeros(1, 21, D).double())[1]) == want[name], name

@@ -1,12 +1,12 @@
 """Heads as experts on real text: loss, bytes of the cache, and who uses which head.
 
-Two layers of width 64 with RoPE, a SwiGLU of 128 after each, one character a token, passages of 96, batches of 16, 400 steps of AdamW with a one-cycle rate.
-Tested on the last tenth of the text. Every arm of a seed reads the same passages.
+Two layers of width 64 with RoPE, a SwiGLU of 128 after each, one character a token, passages of 96, batches of 16, 400 steps of AdamW with a
+one-cycle rate. Tested on the last tenth of the text. Every arm of a seed reads the same passages.
 
-Fixed before the run, on seed 101: the rate .012, the best of .006, .012 and .020 for MoH and of .012 and .020 for 8 heads (.006 was better than .003, in 500 steps);
-the others were given the same. The balance counts .01, as in the released code, and was not tried otherwise.
-What counts: MoH less than .02 nats above 8 heads in the mean of the seeds, entropy of the routed heads above .8 of its maximum in each layer and seed;
-half of the heads with windows chosen by profile better than one window of the same bytes, on every seed; SwitchHead within .05 nats in the mean.
+Fixed before the run, on seed 101: the rate .012, the best of .006, .012 and .020 for MoH and of .012 and .020 for 8 heads (.006 was better than
+.003, in 500 steps); the others were given the same. The balance counts .01 and was not tried otherwise.
+What counts: MoH less than .02 nats above 8 heads in the mean of the seeds, entropy of the routed heads above .8 of its maximum in each layer
+and seed; half of the heads with windows chosen by profile better than one window of the same bytes, on every seed; SwitchHead within .05 nats in the mean.
 
     python benchmarks/trained/moe_attention.py [--seeds 3]
 """
@@ -89,7 +89,7 @@ def kind(tokens):
 
 @torch.no_grad()
 def usage(model, rows):
-    """For each layer: share of the characters of each kind that choose each of the routed heads, (KINDS, R), and the entropy of the heads, of its maximum."""
+    """For each layer: share of the characters of each kind that choose each routed head, (KINDS, R), and the entropy of the heads, of its maximum."""
     tokens = rows[:, :-1]
     x, found, entropy = model.embed(tokens), [], []
     for block in model.blocks:
@@ -110,7 +110,7 @@ def windowed(model, spans):
 
 
 def spans(model, learn, test):
-    """Loss and bytes when n of the heads see the last SHORT tokens only: those that a profile calls least in need of more, those most in need, and one window for all."""
+    """Loss and bytes when n of the heads see the last SHORT tokens only: those least in need of more, those most in need; and one window for all."""
     full_loss = loss(model, learn)
     need = []
     for i in range(2 * H):
@@ -164,7 +164,8 @@ def main():
                 data["usage"].append([[[round(x, 3) for x in row] for row in layer] for layer in found])
                 data["entropy"].append([round(x, 3) for x in entropy])
                 data["thrown away"].append(round(thrown_away(model, test), 4))
-        data["arms"][arm] = {"loss": losses, "bytes": kept(model), "parameters": sum(p.numel() for p in model.blocks[0].mixer.parameters()), "rate": ARMS[arm][1]}
+        size = sum(p.numel() for p in model.blocks[0].mixer.parameters())
+        data["arms"][arm] = {"loss": losses, "bytes": kept(model), "parameters": size, "rate": ARMS[arm][1]}
     record("moe_attention", data, seeds)
 
 

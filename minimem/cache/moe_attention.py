@@ -13,9 +13,9 @@ MoA, mixture of attention heads: k of E experts for queries and outputs, all rea
 
 Paper   MoH: Jin et al. 2024, arXiv:2410.11842. SwitchHead: Csordás et al. 2024, arXiv:2312.07987. MoA of spans: Fu et al. 2024, arXiv:2406.14909.
         MoA of heads: Zhang et al. 2022, arXiv:2210.05144, as JetMoE has it (several key heads, softmax over the chosen).
-Differs MoH has the factors of its authors' code for images; their Llama-3 chooses by the norms of the queries instead, and weights nothing. All heads are
-        computed, and the silent ones multiplied by 0, as in that code: time is not saved here. SwitchHead and MoA without their losses and dropout of experts,
-        and SwitchHead's gates start as any linear layer. The spans have no sinks, and are set by hand: no search by gradients.
+Differs MoH has the factors of its authors' code for images; their Llama-3 chooses by the norms of the queries instead, and weights nothing.
+        All heads are computed, and the silent ones multiplied by 0, as in that code: time is not saved here. SwitchHead and MoA without
+        their losses and dropout of experts. The spans have no sinks, and are set by hand: no search by gradients.
 Shapes  q, k: (..., T, K)   v: (..., T, V)   b, the gate: (..., T, 1)   S: {"k", "v"} of every head, chosen or not; layers: x (B, T, D)
 Units   ``active`` counts the shared heads too. A window counts the current token.
 """
@@ -71,7 +71,7 @@ def gates(logits: Tensor, shared: int, k: int) -> tuple[Tensor, Tensor]:
 
 
 class Layer(nn.Module):
-    """MoH: ``shared`` heads for every token, and the best ``active`` − ``shared`` of the others. After a call, ``balance`` holds the loss of its choices.
+    """MoH: ``shared`` heads for every token, and the best ``active`` − ``shared`` of the others. ``balance``: the loss of the last call.
 
     state: {"k", "v"}: (B, heads, t, D / heads), as large as without gates: a later token may choose any head.
     """
@@ -172,7 +172,7 @@ def windows(alpha: Sequence[float], beta: Sequence[float], N: int) -> list[int]:
 
 
 class Spans(nn.Module):
-    """MoA of spans: head h sees its last ``windows[h]`` tokens, and keeps no more. Parameters are named as in ``full.Layer``: a trained one can be loaded.
+    """MoA of spans: head h sees its last ``windows[h]`` tokens, and keeps no more. A trained ``full.Layer`` can be loaded.
 
     state: for each window W {"window W": {"k", "v"}: (B, heads with that window, min(t, W), D / heads)}.
     """

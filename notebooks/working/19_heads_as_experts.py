@@ -198,7 +198,7 @@ for name, x in half.items():
 assert len(dense) >= 3 and min(map(min, stored["entropy"])) > 0.8                                # used alike: yes
 assert arms["MoH, 6 of 8"]["bytes"] == arms["8 heads"]["bytes"]                                  # saves: nothing
 assert (moh - dense).mean() > 0.02 and (moh > dense).all()                                       # equal loss: no, the criterion is missed
-assert (six - dense).mean() < 0.01 < (moh - six).min()                                           # and two heads fewer do no harm
+assert (six - dense).mean() < 0.02 < (moh - six).mean()                                          # two plain heads fewer: within the criterion
 assert (switch - dense).mean() < 0.05 and arms["SwitchHead, 2 heads of 4 experts"]["bytes"] * 8 == arms["8 heads"]["bytes"] * 3
 assert (half["one window"] < half["by profile"]).all() and (half["by profile"] < 0.01).all() and (half["the reverse"] > 0.03).all()
 
@@ -244,10 +244,10 @@ assert (torch.tensor(stored["thrown away"]) - moh > 0.1).all()
 # ## What to notice
 #
 # - **The claim is not reproduced here.** With 6 of 8 heads MoH is .013, .018 and .049 nats worse than 8 heads, where less than .02 in the mean was asked. Its heads are used evenly (.99 of the largest entropy), so it is not for lack of balance.
-# - **The control says why the claim is weak at this size.** Six plain heads, with no choice, are as good as eight, and save a quarter of the cache. Where heads are to spare, choosing among them cannot show what it is good for. The models of the paper have more heads and are trained far longer.
+# - **The control says why the claim is weak at this size.** Six plain heads, with no choice, are within .02 of eight (on these seeds even better, by .006), and save a quarter of the cache. Where heads are to spare, choosing among them cannot show what it is good for. The models of the paper have more heads and are trained far longer.
 # - **No byte saved, by construction.** MoH saves *work*. Who wants a smaller cache must keep fewer keys: SwitchHead and MoA of heads come out about even with 8 heads, at equal parameters, with three eighths of the bytes. Their seeds scatter most, though: SwitchHead's from $-.035$ to $+.055$.
 # - **A window is nearly free on this text.** Half of the bytes go without a trace. The profile knows what it does (short windows for the *wrong* half of the heads cost .03 to .05), but one window of 52 for all is a little better still, as little in this text reaches farther back than that. MoA's rule needs text in which a few heads look far.
-# - **A limit.** 400 steps, 96 characters, one learning rate for all (the best for 8 heads and for MoH on another seed), three seeds, whose differences are as large as what was to be shown.
+# - **A limit.** 400 steps, 96 characters, one learning rate for all (the best for 8 heads and for MoH on another seed), three seeds. The same two arms part by .02 to .03 more or less from seed to seed, which is as much as was to be shown: that MoH is not *better* is seen, how much worse it is, is not.
 #
 # ## Exercises
 #
