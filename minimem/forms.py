@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -517,7 +518,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
         o, lse = read(q, k, v, first, M + 1, block)
     else:
         W = window - beyond
-        o, lse = read(q, k[..., sinks:, :], v[..., sinks:, :], first - sinks, W, min(block, max(32, W // 2)))
+        o, lse = read(q, k[..., sinks:, :], v[..., sinks:, :], first - sinks, W, min(block, max(32, W // 64 * 16)))
     if sinks:
         o, lse = merge((o, lse), read(q if q_sinks is None else q_sinks, k[..., :sinks, :], v[..., :sinks, :], first, M + 1, T))
     return o.to(q.dtype), lse
@@ -554,7 +555,7 @@ class _Attend(Function):
             top = s.amax(-1, True).clamp_(min=low)
             p = s.sub_(top).exp2_()
             total = p.sum(-1, True).clamp_(min=tiny)
-            part.put(o, torch.bmm(p, part.keys(v)).div_(total))
+            part.put(o, (p @ part.keys(v)).div_(total))
             part.put(lse, total.log2_().add_(top).div_(LOG2E).masked_fill_(top == low, low))
         ctx.save_for_backward(q, k, v, bias, o, lse)
         return o, lse
@@ -564,95 +565,103 @@ class _Attend(Function):
     def backward(ctx, do, dlse):
         q, k, v, bias, o, lse = ctx.saved_tensors
         do, root, low = do.contiguous(), q.shape[-1] ** -0.5, torch.finfo(q.dtype).min
-        D = dlse - (do * o).sum(-1, keepdim=True)
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        dbias = None if bias is None else torch.zeros_like(bias)
+        dq, dk, dv, dbias = (x if x is None else x.new_zeros(x.shape) for x in (q, k, v, bias))
         for part, s in _parts(q, k, bias, (lse * -LOG2E).clamp_(max=-low), *ctx.where):
-            p, q_, do_ = s.exp2_(), part.queries(q), part.queries(do)
-            part.add(dv, torch.bmm(p.mT, do_))
-            ds = torch.baddbmm(part.queries(D), do_, part.keys(v).mT).mul_(p)
-            part.put(dq, torch.bmm(ds, part.keys(k)).mul_(root))
-            part.add(dk, torch.bmm(ds.mT, q_).mul_(root))
+            p, do_ = s.exp2_(), part.queries(do)
+            part.add(dv, p, do_)
+            D = (do_ * part.queries(o)).sum(-1, keepdim=True) - part.queries(dlse)
+            ds = (do_ @ part.keys(v).mT).sub_(D).mul_(p)
+            part.put(dq, (ds @ part.keys(k)).mul_(root))
+            part.add(dk, ds, part.queries(q), root)
             if bias is not None:
                 part.add_bias(dbias, ds)
         return dq, dk, dv, dbias, None, None, None
 
 
 def _parts(q, k, bias, shift, first, window, block):
-    """The parts of the work, each with its scores + shift, (heads · blocks, G · C, L), −∞ where a query does not see a key.
+    """The parts of the work, each with its scores + shift, (n, G · C, L), −∞ where a query does not see a key.
 
-    Blocks of queries whose whole window is there stand side by side in one part; those at the start, and a last one of fewer queries, come alone.
+    A part is one block of queries of many heads, or, where there are more blocks than heads, many blocks of one head, each with its whole window: side by side.
     """
     (N, G, T, K), M, a = q.shape, k.shape[1], 0
     while a < T:
         C = min(block, T - a)
         end = first + a + C                                               # of the keys that this block sees
-        lo = max(0, end - (C + window + 14) // 16 * 16)                   # a product over 191 keys is slower than one over 192
-        L = min(end, M) - lo
-        n = max(1, min((T - a) // C, PART // (G * C * L))) if lo else 1
-        size = max(1, PART // (n * G * C * max(1, L)))
-        if bias is not None and size > len(bias):
-            size -= size % len(bias)
-        for h in range(0, N if L > 0 else 0, size):
-            part = _Part(h, min(N, h + size), a, n, C, lo, L, first + a - lo)
-            s = part.added(bias, shift, window).baddbmm_(part.queries(q), part.keys(k).mT, alpha=LOG2E * K ** -0.5)
-            yield part, s
+        lo = max(0, end - -(-(C + window - 1) // C) * C)                  # whole blocks of keys
+        L = max(0, min(end, M) - lo)
+        blocks = (T - a) // C
+        n = min(blocks, max(1, PART // (C * L))) if lo and G == 1 and N < blocks else 1
+        heads = 1 if n > 1 else max(1, PART // (G * C * max(1, L)))
+        if bias is not None and heads > len(bias):
+            heads -= heads % len(bias)
+        distance = first + a - lo
+        mask = q.new_full((C, L), -torch.inf).triu_(distance + 1)
+        if distance + C > window:
+            mask += torch.full_like(mask, -torch.inf).tril_(distance - window)
+        for h in range(0, N if L else 0, heads):
+            part = _Part(slice(h, min(N, h + heads)), slice(a, a + n * C), slice(lo, lo + (n - 1) * C + L), n, C, L, distance)
+            s = part.added(mask, bias, part.queries(shift))
+            yield part, s.baddbmm_(part.queries(q), part.keys(k).mT, alpha=LOG2E * K ** -0.5)
         a += n * C
 
 
-class _Part:
-    """n blocks of C queries each, from query a on, of heads h to h_end; block i sees L keys from lo + i C on, whose first is ``distance`` back from its first query."""
+class _Part(NamedTuple):
+    """n blocks of C queries each, ``at``, of one head, or one block of several ``heads``. Block i sees L keys from i · C on of those ``seen``;
+    the first of them is ``distance`` back from its first query."""
+    heads: slice
+    at: slice
+    seen: slice
+    n: int
+    C: int
+    L: int
+    distance: int
 
-    def __init__(self, h, h_end, a, n, C, lo, L, distance):
-        self.heads, self.at, self.seen = slice(h, h_end), slice(a, a + n * C), slice(lo, lo + (n - 1) * C + L)
-        self.n, self.C, self.L, self.distance = n, C, L, distance
+    def queries(self, x: Tensor) -> Tensor:
+        """(N, G, T, D) → (heads or n, G · C, D)."""
+        x = x[self.heads, :, self.at]
+        return x.reshape(max(self.n, len(x)), -1, x.shape[-1])
 
-    def blocks(self, x):
-        """(N, G, T, D) → (N, n, G, C, D), a view."""
-        return x[:, :, self.at].unflatten(2, (self.n, self.C)).transpose(1, 2)
-
-    def queries(self, x):
-        """(N, G, T, D) → (heads · n, G · C, D), a copy only where it must be."""
-        return self.blocks(x[self.heads]).flatten(2, 3).flatten(0, 1)
-
-    def put(self, x, y):
+    def put(self, x: Tensor, y: Tensor) -> None:
         """queries(x) ← y."""
-        self.blocks(x[self.heads]).copy_(y.view(-1, self.n, x.shape[1], self.C, x.shape[-1]))
+        x = x[self.heads, :, self.at]
+        x.copy_(y.view(x.shape))
 
-    def keys(self, x):
-        """(N, M, D) → (heads · n, L, D): windows overlap, so of one head they are a view."""
-        return x[self.heads, self.seen].unfold(1, self.L, self.C).flatten(0, 1).mT
+    def keys(self, x: Tensor) -> Tensor:
+        """(N, M, D) → (heads or n, L, D), a view: windows overlap."""
+        x = x[self.heads, self.seen]
+        return x if self.n == 1 else x[0].unfold(0, self.L, self.C).mT
 
-    def add(self, x, y):
-        """keys(x) ← keys(x) + y, where keys stand in several windows the sum."""
-        x, y = x[self.heads, self.seen], y.unflatten(0, (-1, self.n))
-        for i, rows in enumerate(y.split(self.C, 2)):
-            x[:, i * self.C:].unfold(1, rows.shape[2], self.C)[:, :self.n].add_(rows.mT)
+    def add(self, x: Tensor, p: Tensor, y: Tensor, scale: float = 1.0) -> None:
+        """keys(x) ← keys(x) + scale pᵀ y; a key of several windows gets the sum."""
+        x = x[self.heads, self.seen]
+        if self.n == 1:
+            x.baddbmm_(p.mT, y, alpha=scale)
+        else:
+            for i, p_i in enumerate(p.split(self.C, 2)):
+                x[0, i * self.C:(i + self.n) * self.C].view(y.shape).baddbmm_(p_i.mT, y, alpha=scale)
 
-    def added(self, bias, shift, window):
-        """What scores start from: mask + bias + shift."""
-        mask = shift.new_full((self.C, self.L), -torch.inf).triu_(self.distance + 1)
-        if self.distance + self.C > window:
-            mask += torch.full_like(mask, -torch.inf).tril_(self.distance - window)
-        shift = self.queries(shift).unflatten(1, (-1, self.C))
+    def added(self, mask: Tensor, bias: Tensor | None, shift: Tensor) -> Tensor:
+        """mask + bias + shift, in powers of two."""
+        shift = shift.unflatten(1, (-1, self.C))
         if bias is None:
             return (mask + shift).flatten(1, 2)
         which = self.biased(bias)
         if bias.shape[2] == 1:
             mask = mask + LOG2E * _toeplitz(bias[which, None, :, 0], self.distance, self.C, self.L)
         else:
-            mask = mask + LOG2E * by_distance(self.blocks(bias)[which], self.distances(mask))
+            rows = bias[which, :, self.at].reshape(len(which), self.n, *shift.shape[1:3], -1)
+            mask = mask + LOG2E * by_distance(rows, self.distances(mask))
         return (mask + shift.view(-1, len(which), self.n, *shift.shape[1:])).flatten(0, 2).flatten(1, 2)
 
-    def biased(self, bias):
-        """Which rows of bias the heads have, each once."""
+    def biased(self, bias: Tensor) -> Tensor:
+        """The heads of ``bias`` that these heads have, each once."""
         return torch.arange(self.heads.start, min(self.heads.stop, self.heads.start + len(bias)), device=bias.device) % len(bias)
 
-    def distances(self, x):
+    def distances(self, x: Tensor) -> Tensor:
         return self.distance + torch.arange(self.C, device=x.device)[:, None] - torch.arange(self.L, device=x.device)
 
-    def add_bias(self, dbias, ds):
-        """The gradient of bias: ds summed over all places of one distance, for a row per query over those at R − 1 and farther."""
+    def add_bias(self, dbias: Tensor, ds: Tensor) -> None:
+        """The gradient of bias: ds summed over every place that one of its entries was added to."""
         which, R = self.biased(dbias), dbias.shape[-1]
         ds = ds.view(-1, len(which), self.n, dbias.shape[1], self.C, self.L).sum(0)
         if dbias.shape[2] == 1:
@@ -660,7 +669,7 @@ class _Part:
         else:
             at = self.distances(ds).clamp(0, R - 1).expand(ds.shape)
             rows = ds.new_zeros(*ds.shape[:-1], R).scatter_add_(-1, at, ds)
-            self.blocks(dbias).index_add_(0, which, rows)
+            dbias[:, :, self.at].index_add_(0, which, rows.view(len(which), dbias.shape[1], -1, R))
 
 
 def _toeplitz(bias: Tensor, distance: int, C: int, L: int) -> Tensor:
