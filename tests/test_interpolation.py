@@ -223,3 +223,16 @@ def test_a_trained_layer_remapped(name):
 def test_refuses(call, words):
     with pytest.raises(ValueError, match=words):
         call(*check.inputs("qkv", T=5))
+
+
+def test_in_the_place_of_a_real_models_memory():
+    """``pretrained.through``: the query heads that share a key head read the same cache, two pieces as one."""
+    from minimem.pretrained import through
+    q, k, v = check.inputs("qkv", T=30)
+    q, rotate = torch.stack([q, 2 * q], -3), partial(rope.rotate_pairs, base=50.0)
+    attention = through(ip.self_extend, w=6, G=3)
+    whole, _ = attention(q, k, v, None, rotate)
+    first, state = attention(q[..., :11, :], k[..., :11, :], v[..., :11, :], None, rotate)
+    rest, _ = attention(q[..., 11:, :], k[..., 11:, :], v[..., 11:, :], state, rotate)
+    torch.testing.assert_close(torch.cat([first, rest], -2), whole, **check.EXACT)
+    torch.testing.assert_close(whole[..., 1, :, :], ip.self_extend(q[..., 1, :, :], k, v, w=6, G=3, rotate=rotate)[0], **check.EXACT)
