@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 ROWS = 4096                 # tokens × heads worked on at once: what stays in the cache of one core
 BLOCK = 8                   # tokens that a scan goes through in the type of its input
-PART = 1 << 19              # scores that attend works on at once
+PART = 1 << 18              # scores that attend works on at once, likewise
 LOG2E = math.log2(math.e)
 
 

@@ -4,12 +4,12 @@ import itertools
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from minimem import check
+from minimem import check, forms
+from minimem.cache.flash import held
 from minimem.cache.full import parallel as plain
 from minimem.fast import sdpa as fast
-from minimem.forms import attend, merge, softmax_read
+from minimem.forms import attend, by_distance, merge, softmax_read
 
 CASES = [(None, 0), (1, 0), (1, 2), (8, 0), (8, 2), (16, 3), (7, 40), (100, 5)]
 
@@ -67,6 +67,128 @@ def test_a_second_query_reads_the_sinks():
     torch.testing.assert_close(attend(q, k, v, 8, 3, other, block=16)[0], want, **check.EXACT)
 
 
+# ------------------------------------------------------------------ bias by distance, far keys, shared heads
+
+def dense(q, k, v, window=None, sinks=0, q_sinks=None, bias=None, beyond=0):
+    """The whole T × M matrix, with torch's own gradient; and which queries see anything."""
+    T, M = q.shape[-2], k.shape[-2]
+    j, s = torch.arange(M), q @ k.mT / q.shape[-1] ** 0.5
+    distance = torch.arange(M - T, M)[:, None] - j
+    seen = (distance >= beyond) & ((distance < (window or M)) | (j < sinks))
+    if q_sinks is not None:
+        s = torch.where(j < sinks, q_sinks @ k.mT / q.shape[-1] ** 0.5, s)
+    if bias is not None:
+        s = s + torch.stack([bias.expand(*bias.shape[:-2], T, -1)[..., t, d] for t, d in enumerate(distance.clamp(0, bias.shape[-1] - 1))], -2)
+    e = s.exp() * seen
+    total, any_ = e.sum(-1, keepdim=True), seen.any(-1, keepdim=True)
+    return e @ v / total.where(any_, 1), total.where(any_, 1).log().where(any_, torch.finfo(q.dtype).min), any_
+
+
+def same_with_gradients(T, M, heads, key_heads, bias_shape, **options):
+    q, k, v = (x[:a, :b] for x, (a, b) in zip(qkv(T, M, lead=(2, 3)), (heads, key_heads, key_heads)))
+    xs = {"q": q, "k": k, "v": v}
+    if bias_shape:
+        xs["bias"] = torch.randn(bias_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if options.get("sinks"):
+        xs["q_sinks"] = torch.randn(q.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for x in xs.values():
+        x.requires_grad_()
+    o, lse, any_ = dense(**xs, **{n: x for n, x in options.items() if n != "block"})
+    got = attend(**xs, **options)
+    torch.testing.assert_close(got, (o, lse), **check.EXACT)
+    w = torch.randn_like(o)
+    grads = [torch.autograd.grad((o * w).sum() + lse.masked_select(any_.expand(lse.shape)).sin().sum(), [*xs.values()]) for o, lse in (got, (o, lse))]
+    torch.testing.assert_close(*grads, **check.EXACT)
+
+
+BIASES = [None, (3, 1, 5), (1, 1), (2, 3, 1, 90), (2, 1, 1, 7), (3, 90, 5), (2, 3, 90, 90), (90, 1), (2, 1, 90, 7)]
+
+
+@pytest.mark.parametrize("part", [1 << 18, 700], ids=["one part", "many parts"])
+@pytest.mark.parametrize("options", [{}, {"beyond": 5, "block": 32}, {"beyond": 89}, {"window": 8, "block": 32}, {"window": 40, "sinks": 3, "beyond": 2, "block": 16},
+                                     {"window": 9, "sinks": 20, "beyond": 8}], ids=str)
+@pytest.mark.parametrize("bias", BIASES, ids=str)
+def test_bias_and_far_keys(monkeypatch, part, options, bias):
+    monkeypatch.setattr(forms, "PART", part)
+    same_with_gradients(90, 90, (2, 3), (2, 3), bias, **options)
+
+
+@pytest.mark.parametrize("part", [1 << 18, 700], ids=["one part", "many parts"])
+@pytest.mark.parametrize("options", [{"block": 32}, {"window": 8, "sinks": 2, "block": 32}], ids=str)
+@pytest.mark.parametrize("heads, key_heads", [((2, 3), (2, 1)), ((2, 3), (1, 1)), ((2, 3), (1, 3)), ((1, 3), (2, 1)), ((1, 1), (2, 3))], ids=str)
+@pytest.mark.parametrize("bias", [None, (3, 1, 5), (2, 1, 1, 99), (3, 90, 5)], ids=str)
+def test_shared_heads(monkeypatch, part, options, heads, key_heads, bias):
+    """A head of keys for several heads of queries, and every other broadcast; 90 queries, the last of 97 positions."""
+    monkeypatch.setattr(forms, "PART", part)
+    same_with_gradients(90, 97, heads, key_heads, bias, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3, "sinks": 1}, {"beyond": 2}], ids=str)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_gradcheck(options, rows):
+    """By finite differences, through lse as well."""
+    q, k, v = (x.requires_grad_() for x in qkv(7, 9, K=3, V=2, lead=(2,)))
+    bias = torch.randn(2, rows, 4, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda q, k, v, bias: attend(q, k, v, bias=bias, block=3, **options), (q, k, v, bias))
+
+
+def test_once_differentiable():
+    xs = [x.requires_grad_() for x in qkv(7)]
+    first = torch.autograd.grad(attend(*xs)[0].square().sum(), xs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first[0].sum().backward()
+
+
+@pytest.mark.parametrize("w", [1, 7, 39, 40])
+def test_near_and_far_keys_merged_are_one_softmax(w):
+    xs = [x.requires_grad_() for x in qkv(40)]
+    got, want = merge(attend(*xs, window=w, block=16), attend(*xs, beyond=w, block=16)), attend(*xs)
+    torch.testing.assert_close(got, want, **check.EXACT)
+    grads = [torch.autograd.grad(o.square().sum() + lse.sin().sum(), xs) for o, lse in (got, want)]
+    torch.testing.assert_close(*grads, **check.EXACT)
+
+
+def test_queries_that_see_nothing():
+    """The first 5 of 12 queries have no key 5 back: they read 0, nothing is NaN, and no gradient comes from them."""
+    xs = [x.requires_grad_() for x in qkv(12, dtype=torch.float32)]
+    o, lse = attend(*xs, beyond=5, block=4)
+    assert (o[..., :5, :] == 0).all() and (lse[..., :5, :] == torch.finfo(torch.float32).min).all() and lse[..., 5:, :].abs().max() < 100
+    grads = torch.autograd.grad(o.sum() + lse[..., 5:, :].sum(), xs, retain_graph=True)
+    assert all(g.isfinite().all() for g in grads) and (grads[0][..., :5, :] == 0).all() and (grads[1][..., 7:, :] == 0).all()
+    none = torch.autograd.grad((o[..., :5, :] * 3).sum() + lse[..., :5, :].sum() * 1e-38, xs)
+    assert all((g == 0).all() for g in none)
+
+
+def test_keys_far_apart_in_score():
+    """e^−200 and less: nothing of the far key is left, and nothing is NaN."""
+    q, k, v = (x.requires_grad_() for x in (torch.ones(2, 1), torch.tensor([[300.0], [0.0]]), torch.tensor([[1.0], [2.0]])))
+    o, lse = attend(q, k, v)
+    assert o.flatten().tolist() == [1, 1] and lse.flatten().tolist() == [300, 300]
+    grads = torch.autograd.grad(o.sum() + lse.sum(), (q, k, v))
+    assert [g.flatten().tolist() for g in grads] == [[300, 300], [2, 0], [2, 0]]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window, sinks", [(None, 0), (16, 0), (16, 3)])
+def test_flex_attention(window, sinks):
+    """torch's FlexAttention, not compiled: a window with sinks by its mask, ALiBi's bias by its score; heads in groups."""
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+    r, slopes = torch.Generator().manual_seed(0), torch.tensor([0.5, 0.25, 0.125, 0.0625], dtype=torch.float64)
+    q, k, v = (torch.randn(1, h, 96, 8, generator=r, dtype=torch.float64) for h in (4, 2, 2))
+    mask = create_block_mask(lambda b, h, t, j: (j <= t) & ((t - j < (window or 96)) | (j < sinks)), None, None, 96, 96, device="cpu")
+    want, aux = flex_attention(q, k, v, lambda s, b, h, t, j: s - slopes[h] * (t - j), mask, enable_gqa=True, return_aux=AuxRequest(lse=True))
+    bias = -slopes.view(2, 2, 1, 1) * torch.arange(96)
+    o, lse = attend(q.unflatten(1, (2, 2)), k.unsqueeze(2), v.unsqueeze(2), window, sinks, bias=bias, block=32)
+    torch.testing.assert_close((o.flatten(1, 2), lse.flatten(1, 2)[..., 0]), (want, aux.lse), rtol=1e-6, atol=1e-6)      # theirs sums in float32
+
+
+def test_by_distance():
+    bias = torch.arange(6.0).view(2, 3)
+    distance = torch.tensor([[0, -1, -2, -3], [5, 2, 1, 0]])
+    assert by_distance(bias, distance).tolist() == [[0, 0, 0, 0], [5, 5, 4, 3]]
+    assert by_distance(bias[:1], distance).tolist() == [[0, 0, 0, 0], [2, 2, 1, 0]]
+
+
 # ------------------------------------------------------------------ merge
 
 def test_merge_is_one_softmax_over_both_groups():
@@ -122,34 +244,14 @@ def test_short_types_are_summed_in_float32(dtype):
     torch.testing.assert_close(o, o64.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-class Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that any operation made."""
-    size = operations = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.operations += 1
-        self.size = max([self.size] + [x.numel() for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)])
-        return out
-
-
-@pytest.mark.parametrize("window, sinks", [(None, 0), (100, 4)])
-def test_memory_is_linear_in_the_length(window, sinks):
-    T, block, kept = 2048, 64, []
-    xs = [x.requires_grad_() for x in qkv(T, K=16, V=16, lead=(), dtype=torch.float32)]
-    with Largest() as largest, torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
-        o, _ = attend(*xs, window=window, sinks=sinks, block=block)
-        forward = largest.operations
-        o.sum().backward()
-    assert largest.operations > 1.5 * forward, "the backward pass was not seen"
-    assert largest.size <= T * (block if window is None else block + window)
-    assert sum(kept) <= T * (4 * 16 + 1 if window is None else 9 * 16), "more is kept than q, k, v, o and lse, and of the sinks q, o, lse and what merge keeps"
-
-
-def test_key_heads_are_shared_by_broadcasting():
-    q, k, v = qkv(40, lead=(2, 3))[0], *qkv(40, lead=(2, 1))[1:]
-    want = attend(q, k.expand(2, 3, -1, -1), v.expand(2, 3, -1, -1), window=8)
-    torch.testing.assert_close(attend(q, k, v, window=8), want, **check.EXACT)
+@pytest.mark.parametrize("options, kept", [({}, 4 * 16 + 1), ({"window": 100}, 4 * 16 + 1), ({"window": 100, "sinks": 4}, 9 * 16)], ids=str)
+def test_memory_is_linear_in_the_length(monkeypatch, options, kept):
+    """Between the passes q, k, v, o and lse (with sinks q, o and lse twice, and what ``merge`` keeps); inside, one part and no larger tensor."""
+    monkeypatch.setattr(forms, "PART", 64 * 1024)
+    for T in (1024, 2048):
+        told = held(lambda *x: attend(*x, block=64, **options)[0], *qkv(T, K=16, V=16, lead=(), dtype=torch.float32))
+        assert told["largest"] <= 4 * (64 * 1024 if options else 64 * T)
+        assert told["kept"] <= 4 * T * kept
 
 
 @pytest.mark.parametrize("T, M, options, message", [
@@ -158,6 +260,9 @@ def test_key_heads_are_shared_by_broadcasting():
     (4, 4, {"window": 0}, "saw window=0"),
     (4, 4, {"window": 2, "sinks": -1}, "sinks=-1"),
     (4, 4, {"block": 0}, "block=0"),
+    (4, 4, {"beyond": -1}, "beyond=-1"),
+    (4, 4, {"window": 2, "beyond": 2}, "window=2, .*beyond=2.* wanted window >= 1 and > beyond"),
+    (4, 4, {"bias": torch.zeros(3, 5)}, "bias has 3 rows, wanted 1 or one for each of the 4 queries"),
 ])
 def test_refuses(T, M, options, message):
     with pytest.raises(ValueError, match=message):
