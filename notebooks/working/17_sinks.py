@@ -63,6 +63,8 @@ slots = {n: window.parallel(q, k, v, sinks=n, rotate=rotate_pairs)[0] for n in (
 capped = {n: lambda_mask.parallel(q, k, v, n_global=n, rotate=rotate_pairs)[0] for n in (0, 1, 2, 4)}
 for n in slots:
     print(n, "first tokens: the same as StreamingLLM?", torch.allclose(slots[n], capped[n]))
+long = lambda_mask.parallel(*check.inputs("qkv", T=3000))[1]
+print("bytes of six heads after 30 tokens:", core.nbytes(state), " after 3,000:", core.nbytes(long))
 
 # %% [markdown]
 # With one first token they are the *same* memory. The picture says why. Each row is a query, each number the distance at which it sees a key. Three first tokens, a window of six.
@@ -113,7 +115,7 @@ fig, ax = plt.subplots(figsize=(6.8, 3.2))
 for mark, (start, row) in zip("osD", stored.items()):
     ax.plot([row[n] / row["dense"] for n in labels], range(len(labels)), mark, color=show.KIND_COLOUR["cache"], mfc="none", ms=7, label=f"passage from {int(start):,}")
 ax.set(yticks=range(len(labels)), yticklabels=labels.values(), ylabel="first tokens kept", xlabel="perplexity, times that of the reader that keeps everything", xlim=(0.95, None))
-ax.invert_yaxis()
+ax.set_ylim(len(labels) - 0.5, -0.5)
 ax.legend(fontsize=8)
 fig.tight_layout()
 
@@ -151,7 +153,7 @@ for name, label, mark, colour in (("dense", "everything", "o-", "black"), ("0 sl
 ax.axhline(math.log(10), color="0.6", lw=1)
 ax.text(190, math.log(10) - 0.05, "a guess among ten digits", fontsize=8, color="0.3", ha="right", va="top")
 ax.axvline(62, color="0.6", lw=1)
-ax.text(60, 1.2, "the window ends", fontsize=8, color="0.3", rotation=90, ha="right", va="center")
+ax.text(61, 3.2, "the window ends", fontsize=8, color="0.3", rotation=90, ha="right", va="center")
 ax.set(xlabel="how far back the number was last written (tokens)", ylabel="nats per digit")
 ax.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
 fig.tight_layout()
