@@ -10,6 +10,7 @@ from minimem import check
 from minimem.cache import full, ssmax
 from minimem.forms import attend
 from minimem.position.rope import rotate_halves
+from minimem.tasks.lookup import lookup
 
 FORMS = [ssmax.recurrent, ssmax.parallel]
 SIZES = (10, 100, 1000, 10000)
@@ -97,3 +98,15 @@ def test_composes_with_positions_and_shared_heads():
     for h in range(6):
         want, _ = full.recurrent(q[:, h], k[:, h // 2], v[:, h // 2], rotate=rotate_halves, rescale=partial(ssmax.scaled, s=scale.s[h]))
         torch.testing.assert_close(got[:, h], want, **check.EXACT)
+
+
+def test_lookup_asks_what_is_there():
+    keys, said, asked, answer = lookup(40, letters=2, symbols=5, values=4, batch=300, seed=1)
+    hit = (keys == asked[:, None]).all(-1)
+    assert (hit.sum(1) == 1).all() and torch.equal(said[hit], answer)                        # the asked key is unique
+    assert keys.min() == 0 and keys.max() == 4
+    often = torch.bincount(said.flatten(), minlength=4) / said.numel()
+    torch.testing.assert_close(often, torch.tensor([12, 6, 4, 3]) / 25, rtol=0, atol=0.02)   # 1, 1/2, 1/3, 1/4
+    assert all(torch.equal(a, b) for a, b in zip(lookup(9, seed=3), lookup(9, seed=3)))
+    with pytest.raises(ValueError, match="n is 0 with 8000 possible keys"):
+        lookup(0)
