@@ -2,7 +2,7 @@
 
 Fixed before the run, from calibration on seed 101: two layers, D = 64, two heads of 32, base 500 (pairs 8 to 15 of 16 never complete a turn in 128
 tokens), 800 steps of 32 windows at .005; all rules set for 4 times the length; w = 64, G = 8; dynamic NTK with s = 1, the length over the trained one;
-50 more steps at .002, on 8 windows of 512, for three of the rules.
+50 more steps at .002 (.0005 brings PI back less far), on 8 windows of 512, for three of the rules.
 
 The loss that counts is that of the last 64 characters of each window (a window that slides by 64); that of all characters (windows that do not
 overlap) stands beside it. The ends of the windows, so the 4,096 characters that count, are the same for all lengths.

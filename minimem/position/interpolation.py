@@ -68,7 +68,7 @@ def yarn(K: int, base: float, s: float, trained: int, slow: float = 1.0, fast: f
         return K * math.log(trained / (2 * math.pi * turns)) / (2 * math.log(base))
     theta, i = frequencies(K, base), torch.arange(K // 2, dtype=torch.float64)
     low, high = max(math.floor(idx(fast)), 0), min(math.ceil(idx(slow)), K - 1)
-    keep = 1 - ((i - low) / (high - low if high != low else 0.001)).clamp(0, 1)                     # (1)
+    keep = 1 - ((i - low) / (high - low or 1)).clamp(0, 1)                                          # (1)
     return (1 - keep) * theta / s + keep * theta, 0.1 * math.log(max(s, 1)) + 1                     # (2) (3)
 
 
