@@ -60,13 +60,13 @@ def shared(bias):
 ARMS = {                                               # scheme: its layers, its table
     "sinusoidal": lambda: (layers(), sinusoidal.sinusoidal(LENGTHS[-1], D)),
     "learned": lambda: (layers(), sinusoidal.learned(TRAINED, D)),
+    "Shaw": lambda: (layers(bias=partial(relative.Shaw, D // HEADS, 16)), 0),
     "T5": lambda: (shared(relative.T5(HEADS)), 0),
     "T5, to 48": lambda: (shared(relative.T5(HEADS, farthest=48)), 0),
     "ALiBi": lambda: (shared(alibi.bias), 0),
     "RoPE": lambda: (layers(rotate=lambda: rope.rotate_halves), 0),
     "NoPE": lambda: (layers(), 0),
     "ALiBi, steep": lambda: (shared(steep), 0),
-    "Shaw": lambda: (layers(bias=partial(relative.Shaw, D // HEADS, 16)), 0),
     "FoPE": lambda: (layers(rotate=partial(fope.FoPE, D // HEADS, TRAINED, HEADS)), 0),
 }
 
@@ -134,7 +134,7 @@ def measured(arm, seed):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("arms", nargs="*", default=list(ARMS))
+    parser.add_argument("arms", nargs="*", default=[arm for arm in ARMS if arm != "FoPE"])            # that one: fope.py
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", default=tempfile.mkdtemp())
     asked = parser.parse_args()
