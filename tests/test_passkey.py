@@ -20,7 +20,7 @@ def test_the_line_stands_at_its_depth(depth, before):
 
 def test_seeds_decide():
     keys = {passkey(seed=s)[1] for s in range(200)}
-    assert passkey(seed=1) == passkey(seed=1) and len(keys) > 190 and "0" in {k[-1] for k in keys} and "0" not in {k[0] for k in keys}
+    assert passkey(seed=1) == passkey(seed=1) and len(keys) > 190 and {len(k) for k in keys} == {5} and "0" in {k[-1] for k in keys} and "0" not in {k[0] for k in keys}
 
 
 @pytest.mark.parametrize("sentences, depth", [(0, 0.5), (5, -0.1), (5, 1.1)])
