@@ -3,7 +3,7 @@
 Four layers, 48 wide, 4 heads, RoPE, a window of 32, trained on 160 tokens. Slopes: (-) is -1/2 … -1/16, (+) the same without the sign, (-+) is -1/2, -1/4, 1/2, 1/4.
 Fixed before the run, from calibration on seed 101: batches of 8, AdamW with a one-cycle rate to .003 for all arms (other rates were not tried), 300 steps
 for the symbol, 200 for the text. The calibration showed softmax ahead at equal steps, so SWAT is, if anything, undertrained here.
-What counts, on every seed: with slopes of both signs the symbol is known at lags 48 to 96 (95 of 100) and at lag 2W = 56 to 71 no more than 2 of 100 less often than with
+What counts, on every seed: with slopes of both signs the symbol is known at lags 48 to 96 (95 of 100) and at lag 2W (56 to 71) no more than 2 of 100 less often than with
 a softmax window; the loss of places 33 to 96, where the first characters have left, is below 1.05 of that of places 16 to 31, and that of places 256 to 511 below 1.05 of that of 32 to 159.
 
     python benchmarks/trained/swat.py [--seeds 3]
