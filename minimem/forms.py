@@ -573,7 +573,7 @@ class _Attend(Function):
             ds = (do_ @ part.keys(v).mT).sub_(D).mul_(p)
             part.put(dq, (ds @ part.keys(k)).mul_(root))
             part.add(dk, ds, part.queries(q), root)
-            if bias is not None:
+            if ctx.needs_input_grad[3]:
                 part.add_bias(dbias, ds)
         return dq, dk, dv, dbias, None, None, None
 
@@ -592,8 +592,8 @@ def _parts(q, k, bias, shift, first, window, block):
         blocks = (T - a) // C
         n = min(blocks, max(1, PART // (C * L))) if lo and G == 1 and N < blocks else 1
         heads = 1 if n > 1 else max(1, PART // (G * C * max(1, L)))
-        if bias is not None and heads > len(bias):
-            heads -= heads % len(bias)
+        while bias is not None and heads % len(bias) and len(bias) % heads:
+            heads -= 1                                                    # whole rounds of the heads of bias, or an even part of one
         distance = first + a - lo
         mask = q.new_full((C, L), -torch.inf).triu_(distance + 1)
         if distance + C > window:
@@ -645,45 +645,44 @@ class _Part(NamedTuple):
         shift = shift.unflatten(1, (-1, self.C))
         if bias is None:
             return (mask + shift).flatten(1, 2)
-        which = self.biased(bias)
+        bias = self.biased(bias)
         if bias.shape[2] == 1:
-            mask = mask + LOG2E * _toeplitz(bias[which, None, :, 0], self.distance, self.C, self.L)
+            row = bias[:, None, :, 0][..., self.columns(bias)] * LOG2E
+            added = mask + _slanted(row.unsqueeze(-2).expand(*row.shape[:-1], self.C, -1).flatten(-2), self.C, self.L)
         else:
-            rows = bias[which, :, self.at].reshape(len(which), self.n, *shift.shape[1:3], -1)
-            mask = mask + LOG2E * by_distance(rows, self.distances(mask))
-        return (mask + shift.view(-1, len(which), self.n, *shift.shape[1:])).flatten(0, 2).flatten(1, 2)
+            rows = bias[:, :, self.at].reshape(len(bias), self.n, *shift.shape[1:3], -1)
+            added = by_distance(rows, self.distances(mask)).mul_(LOG2E).add_(mask)
+        return (added + shift.view(-1, len(bias), self.n, *shift.shape[1:])).flatten(0, 2).flatten(1, 2)
 
     def biased(self, bias: Tensor) -> Tensor:
         """The heads of ``bias`` that these heads have, each once."""
-        return torch.arange(self.heads.start, min(self.heads.stop, self.heads.start + len(bias)), device=bias.device) % len(bias)
+        first = self.heads.start % len(bias)
+        return bias[first:first + self.heads.stop - self.heads.start]
+
+    def columns(self, bias: Tensor) -> Tensor:
+        """Which entry of a row of ``bias`` is in each of the C + L columns that ``_slanted`` makes diagonals of."""
+        return (self.distance + self.C - 1 - torch.arange(self.C + self.L, device=bias.device)).clamp(0, bias.shape[-1] - 1)
 
     def distances(self, x: Tensor) -> Tensor:
         return self.distance + torch.arange(self.C, device=x.device)[:, None] - torch.arange(self.L, device=x.device)
 
     def add_bias(self, dbias: Tensor, ds: Tensor) -> None:
         """The gradient of bias: ds summed over every place that one of its entries was added to."""
-        which, R = self.biased(dbias), dbias.shape[-1]
-        ds = ds.view(-1, len(which), self.n, dbias.shape[1], self.C, self.L).sum(0)
+        dbias, R = self.biased(dbias), dbias.shape[-1]
+        ds = ds.view(-1, len(dbias), self.n, dbias.shape[1], self.C, self.L).sum(0)
         if dbias.shape[2] == 1:
-            dbias.index_add_(0, which, _diagonals(ds.sum(1), self.distance, R))
+            rows = ds.new_zeros(*dbias.shape[:2], self.C * (self.C + self.L))
+            _slanted(rows, self.C, self.L).copy_(ds.sum(1))
+            dbias[:, :, 0].index_add_(-1, self.columns(dbias), rows.unflatten(-1, (self.C, -1)).sum(-2))
         else:
-            at = self.distances(ds).clamp(0, R - 1).expand(ds.shape)
-            rows = ds.new_zeros(*ds.shape[:-1], R).scatter_add_(-1, at, ds)
-            dbias[:, :, self.at].index_add_(0, which, rows.view(len(which), dbias.shape[1], -1, R))
+            rows = ds.new_zeros(*ds.shape[:-1], R)
+            rows.scatter_add_(-1, self.distances(ds).clamp(0, R - 1).expand(ds.shape), ds)
+            dbias[:, :, self.at] += rows.view(*dbias.shape[:2], -1, R)
 
 
-def _toeplitz(bias: Tensor, distance: int, C: int, L: int) -> Tensor:
-    """(..., R) → (..., C, L): at (i, j) the entry for distance + i − j."""
-    at = (distance + C - 1 - torch.arange(C + L - 1, device=bias.device)).clamp(0, bias.shape[-1] - 1)
-    return bias[..., at].unfold(-1, L, 1).flip(-2)
-
-
-def _diagonals(x: Tensor, distance: int, R: int) -> Tensor:
-    """(..., C, L) → (..., 1, R): the sum of x over all (i, j) that ``_toeplitz`` gives one entry."""
-    C, L = x.shape[-2:]
-    at = (distance + C - 1 - torch.arange(C + L - 1, device=x.device)).clamp(0, R - 1)
-    slanted = F.pad(x.flip(-2), (0, C)).flatten(-2)[..., :-C].unflatten(-1, (C, C + L - 1))
-    return x.new_zeros(*x.shape[:-2], 1, R).index_add_(-1, at, slanted.sum(-2, keepdim=True))
+def _slanted(x: Tensor, C: int, L: int) -> Tensor:
+    """(..., C (C + L)) → (..., C, L), a view: its (i, j) is (i, C − 1 − i + j) of x as (..., C, C + L), so that a diagonal is a column of x."""
+    return x[..., C - 1:C * (C + L) - 1].unflatten(-1, (C, C + L - 1))[..., :L]
 
 
 # ------------------------------------------------------------------ a fixed filter
