@@ -1,21 +1,17 @@
-"""SmolLM2-135M with windows, sinks and everything, on passages of Python's own documentation; and the speed of ``attend``.
+"""SmolLM2-135M with windows, sinks and everything, on passages of Python's own documentation.
 
 The metric was fixed on passage 0 (tokens 0 to 1,535), which is reported apart from the others: perplexity of what is said from
 position 256 and from position 768 on, 1,536 tokens a passage, 256 cache entries.
 
-python benchmarks/streaming.py [passages] [long] [speed]        results: streaming, streaming_long, streaming_speed
+python benchmarks/streaming.py [passages] [long]        results: streaming, streaming_long
 """
 import pydoc_data.topics
-import statistics
 import sys
-import time
 
 import torch
 from record import record
-from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from minimem.cache import window
-from minimem.fast import sdpa as fast
 from minimem.forms import attend
 from minimem.pretrained import dense, load, surprise, through
 
@@ -62,39 +58,8 @@ def on_first_token(model, ids):
     return shares
 
 
-def speed(T=2048, W=128, H=4, D=64, repeats=15):
-    """Process CPU milliseconds on one thread, float32, runs interleaved, medians; a window of W on T tokens."""
-    q, k, v = (torch.randn(1, H, T, D, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    t = torch.arange(T)
-    mask = (t <= t[:, None]) & (t > t[:, None] - W)
-    forms = {"forms.attend, window": lambda *x: attend(*x, window=W)[0],
-             "forms.attend, window and 4 sinks": lambda *x: attend(*x, window=W, sinks=4)[0],
-             "fast.sdpa.streaming, window and 4 sinks": lambda *x: fast.streaming(*x, window=W, sinks=4)[0],
-             "torch SDPA, dense mask": lambda *x: sdpa(*x, attn_mask=mask),
-             "torch SDPA, is_causal (everything)": lambda *x: sdpa(*x, is_causal=True),
-             "forms.attend (everything)": lambda *x: attend(*x)[0]}
-    times = {name: ([], []) for name in forms}
-    for _ in range(repeats + 1):
-        for name, form in forms.items():
-            start = time.process_time()
-            with torch.no_grad():
-                form(q, k, v)
-            half = time.process_time()
-            xs = [x.detach().requires_grad_() for x in (q, k, v)]
-            form(*xs).sum().backward()
-            times[name][0].append(half - start)
-            times[name][1].append(time.process_time() - half)
-    slow = times["torch SDPA, dense mask"]
-
-    def told(i, xs):
-        return {"ms": round(1e3 * statistics.median(xs[1:]), 1),
-                "times faster than a dense mask": round(statistics.median(b / a for a, b in zip(xs[1:], slow[i][1:])), 2)}
-    return {what: [{"computed by": name, **told(i, xs[i])} for name, xs in times.items()]
-            for i, what in enumerate(("forward", "forward and backward"))}
-
-
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["passages", "long", "speed"]
+    parts = sys.argv[1:] or ["passages", "long"]
     model = load()
     topics = pydoc_data.topics.topics
     ids = model.encode("\n\n".join(topics[k] for k in sorted(topics)))
@@ -109,6 +74,3 @@ if __name__ == "__main__":
     if "long" in parts:
         record("streaming_long", {"text": text, "start": 20_000, "stretch": 1024, **stream(model, ids[20_000:20_000 + 10 * 1024 + 1])},
                seeds=[20_000], packages=used)
-    if "speed" in parts:
-        on = "2,048 tokens, window 128, 4 heads of 64, float32, one thread, CPU time, medians of 15 rounds, runs taking turns"
-        record("streaming_speed", {"on": on, **speed()}, seeds=[0, 1, 2])

@@ -82,7 +82,7 @@ def speed() -> str:
     """What was measured about speed, stored in ``benchmarks/results``, as Markdown tables."""
     lines = []
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        if not re.fullmatch(r".*speed.*|states", path.stem):
+        if not re.fullmatch(r".*speed.*|states|attention", path.stem):
             continue
         r, key = result(path.stem), path.stem.removesuffix("_speed")
         lines += ["", f"## {systems()[key].name if key in systems() else key.capitalize()}", "",

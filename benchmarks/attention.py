@@ -1,0 +1,128 @@
+"""Speed and memory of ``forms.attend`` against its peers on one thread: CPU time, in random order, medians; and how both grow with T.
+
+What each reads is equal (checked before the clock runs): a window counts the current token, so ``local-attention``, whose exact window of w
+sees w + 1 keys, is given W − 1. FlexAttention is compiled once (tens of seconds, g++ needed) and has no backward pass on a CPU.
+
+python benchmarks/attention.py [noflex]            result: attention
+"""
+import os
+import random
+import statistics
+import sys
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+from local_attention import LocalAttention  # noqa: E402
+from record import record  # noqa: E402
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # noqa: E402
+from torch.nn.functional import scaled_dot_product_attention as sdpa  # noqa: E402
+
+from minimem.cache.flash import held  # noqa: E402
+from minimem.fast import sdpa as fast  # noqa: E402
+from minimem.forms import attend  # noqa: E402
+
+torch.set_num_threads(1)
+T, W, ROUNDS = 2048, 128, 15
+LENGTHS = [1024, 2048, 4096, 8192, 16384]
+
+
+def qkv(lead, T, K):
+    return [torch.randn(*lead, T, K, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+
+
+def plain(q, k, v):
+    s = (q @ k.mT) * q.shape[-1] ** -0.5
+    return (s + s.new_full(s.shape[-2:], -torch.inf).triu(1)).softmax(-1) @ v
+
+
+def windows(flex):
+    """{computed by: function}; the first is what the others are compared with."""
+    t = torch.arange(T)
+    mask = (t <= t[:, None]) & (t > t[:, None] - W)
+    local = LocalAttention(window_size=W - 1, causal=True, look_backward=1, exact_windowsize=True, use_rotary_pos_emb=False, autopad=True)
+    fns = {"minimem, window": lambda *x: attend(*x, window=W)[0],
+           "torch SDPA, dense mask": lambda *x: sdpa(*x, attn_mask=mask),
+           "local-attention": local}
+    if flex:
+        seen = create_block_mask(lambda b, h, t, j: (j <= t) & (t - j < W), None, None, T, T, device="cpu")
+        compiled = torch.compile(flex_attention)
+        fns["torch FlexAttention, compiled"] = lambda *x: compiled(*x, block_mask=seen)
+    return fns
+
+
+def beside():
+    """Other things to read at the same size: each is no peer of the window, but its price beside it."""
+    alibi = -(2.0 ** -torch.arange(2, 9, 2))[:, None, None] * torch.arange(W)
+    return {"minimem, window and 4 sinks": lambda *x: attend(*x, window=W, sinks=4)[0],
+            "minimem, window and ALiBi": lambda *x: attend(*x, window=W, bias=alibi)[0],
+            "fast.sdpa, window and 4 sinks": lambda *x: fast.streaming(*x, window=W, sinks=4)[0]}
+
+
+def everything():
+    alibi = -(2.0 ** -torch.arange(2, 9, 2))[:, None, None] * torch.arange(T)
+    return {"minimem, all keys": lambda *x: attend(*x)[0],
+            "minimem, all keys and ALiBi": lambda *x: attend(*x, bias=alibi)[0],
+            "torch SDPA, is_causal": lambda *x: sdpa(*x, is_causal=True)}
+
+
+def seconds(fn, xs, backward):
+    """CPU seconds of one call."""
+    start = time.process_time()
+    if backward:
+        torch.autograd.grad(fn(*xs).sum(), xs)
+    else:
+        with torch.no_grad():
+            fn(*xs)
+    return time.process_time() - start
+
+
+def compare(what, fns, xs, backward):
+    """Medians in ms by who computed, over rounds in random order after one that does not count; and as multiples of the first."""
+    xs = [x.detach().requires_grad_(backward) for x in xs]
+    took, order = {who: [] for who in fns}, random.Random(0)
+    for i in range(ROUNDS + 1):
+        for who in order.sample(list(fns), len(fns)):
+            ms = 1e3 * seconds(fns[who], xs, backward)
+            if i:
+                took[who].append(ms)
+    first = next(iter(took.values()))
+    row = {"what": what, "work": "forward + backward" if backward else "forward, no gradient", "ms": {}, "times the first": {}}
+    print(f"\n{what}, {row['work']}")
+    for who, ms in took.items():
+        row["ms"][who] = round(statistics.median(ms), 1)
+        row["times the first"][who] = round(statistics.median(b / a for a, b in zip(first, ms)), 2)        # in the same round
+        print(f"  {who:32} {row['ms'][who]:7.1f} ms   {row['times the first'][who]:5.2f}x", flush=True)
+    return row
+
+
+def growth(what, fn, lengths):
+    """CPU time of forward and backward, the least of three, the largest tensor made and what is kept between the passes, at each length."""
+    rows = {"what": what, "T": lengths, "ms": [], "largest MB": [], "kept MB": []}
+    for n in lengths:
+        xs = qkv((1, 4), n, 64)
+        told = held(fn, *xs)
+        xs = [x.requires_grad_() for x in xs]
+        rows["ms"].append(float(f"{min(1e3 * seconds(fn, xs, True) for _ in range(3)):.3g}"))
+        rows["largest MB"].append(float(f"{told['largest'] / 1e6:.3g}"))
+        rows["kept MB"].append(float(f"{told['kept'] / 1e6:.3g}"))
+    print(f"\n{what}\n" + "\n".join(f"  {name:10} {x}" for name, x in rows.items() if name != "what"), flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    xs = qkv((1, 4), T, 64)
+    near, full = windows("noflex" not in sys.argv), everything()
+    for fns in (near, {name: fn for name, fn in full.items() if "ALiBi" not in name}):
+        outs = [fn(*xs) for fn in fns.values()]
+        assert all((o - outs[0]).abs().max() < 1e-5 for o in outs), "they do not compute the same"
+    trained = {who: fn for who, fn in near.items() if "Flex" not in who}
+    rows = [compare("a window of 128", {**near, **beside(), **full}, xs, False), compare("a window of 128", {**trained, **beside(), **full}, xs, True),
+            compare("all keys", full, xs, True)]
+    short = {"minimem, all keys": full["minimem, all keys"], "softmax(QKᵀ)V": plain, "torch SDPA, is_causal": full["torch SDPA, is_causal"]}
+    rows += [compare(f"32 sequences of {n}, width {K}", short, qkv((32, 4), n, K), True) for n, K in ((64, 16), (128, 16), (64, 32), (128, 64))]
+    grown = [growth("minimem, window", trained["minimem, window"], LENGTHS), growth("minimem, all keys", full["minimem, all keys"], LENGTHS[:4]),
+             growth("softmax(QKᵀ)V", plain, LENGTHS[:3])]
+    record("attention", {"size": f"1 sequence of {T} tokens, window {W}, 4 heads of 64, float32, 1 thread, CPU time where nothing else is said",
+                         "rounds": ROUNDS, "rows": rows, "forward + backward against T": grown}, seeds=[0, 1, 2], packages=("torch", "local-attention"))
