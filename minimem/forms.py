@@ -515,7 +515,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
         lead, xs = _heads(*(x if x is None else x.to(wide) for x in (q, k, v, bias)))
         return [x.reshape(*lead, T, -1) for x in _Attend.apply(*xs, first, window, block)]
     if window is None:
-        o, lse = read(q, k, v, first, M + 1, block)
+        o, lse = read(q, k, v, first, M + 1, min(block, max(64, T // 8)))                 # half of a block on the diagonal is for nothing
     else:
         W = window - beyond
         o, lse = read(q, k[..., sinks:, :], v[..., sinks:, :], first - sinks, W, min(block, max(32, W // 64 * 16)))
