@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import core, forms
-from .window import Memory, init
+from .window import Memory, appended, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 
 def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, chunk: int = 16) -> tuple[Memory, Tensor]:
@@ -43,16 +43,14 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, chun
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, chunk: int = 128) -> tuple[Tensor, Memory]:
     """``chunk`` queries at a time, by ``forms.attend``: O(T²·K) time, memory O(T·(K + chunk)). Returns o and the cache, raises as ``recurrent``."""
-    S = _checked(q, k, v, state, chunk)
-    S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
+    S = appended(_checked(q, k, v, state, chunk), k, v)
     return forms.attend(q, S["k"], S["v"], block=chunk)[0], S
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, chunk: int) -> Memory:
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, wanted >= 1")
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+    return checked(q, k, v, state)
 
 
 # ------------------------------------------------------------------ pages

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .. import core
 from ..forms import attend
 from ..layer import QKV, State, merged
-from .window import Memory, Rotate, bare, init
+from .window import Memory, Rotate, appended, bare, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 Bias = Callable[[Tensor, int], Tensor]
 Rescale = Callable[[Tensor, Tensor], Tensor]
@@ -69,8 +69,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotat
 
     Raises ValueError as ``recurrent`` does.
     """
-    S = _checked(q, k, v, state)
-    S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
+    S = appended(_checked(q, k, v, state), k, v)
     at = torch.arange(S["k"].shape[-2], device=k.device)
     t = at[-q.shape[-2]:]
     b = None if bias is None else bias(q, len(at))
@@ -90,8 +89,7 @@ def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
     if alike and q.shape[-3] > k.shape[-3] > 0 and q.shape[-3] % k.shape[-3] == 0:
         core.expect("q:TK", q)
         one = q[..., ::q.shape[-3] // k.shape[-3], :, :]
-    core.expect("q:TK k:TK v:TV", one, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+    return checked(one, k, v, state)
 
 
 class Layer(nn.Module):

@@ -23,7 +23,7 @@ from .. import core
 from ..forms import by_distance
 from ..layer import QKV, State, merged
 from .full import Bias
-from .window import Memory, Rotate, bare, init
+from .window import Memory, Rotate, appended, bare, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 
 def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, n: int | None = 256, rotate: Rotate = bare, bias: Bias | None = None) -> tuple[Memory, Tensor]:
@@ -47,8 +47,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, n: i
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, n: int | None = 256, rotate: Rotate = bare,
              bias: Bias | None = None) -> tuple[Tensor, Memory]:
     """All tokens at once, in blocks: O(T²·K) time, no T × T matrix. Returns o (..., T, V) and the cache. Raises ValueError as ``recurrent`` does."""
-    S = _checked(q, k, v, state, n)
-    S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
+    S = appended(_checked(q, k, v, state, n), k, v)
     at = torch.arange(S["k"].shape[-2], device=k.device)
     t = at[-q.shape[-2]:]
     c = -(t + 1 if n is None else torch.full_like(t, n))[:, None].double().log()
@@ -82,10 +81,9 @@ def read(q: Tensor, k: Tensor, v: Tensor, c: Tensor, window: int | None = None, 
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, n: int | None) -> Memory:
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     if n is not None and n < 1:
         raise ValueError(f"n is {n}, wanted the length of the training sequences, n >= 1, or None for the keys that a row sees")
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+    return checked(q, k, v, state)
 
 
 class Layer(nn.Module):

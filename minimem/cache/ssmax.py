@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from .. import core
 from . import full
-from .full import init
-from .window import Memory, Rotate, bare
+from .window import Memory, Rotate, bare, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 
 def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, s: Tensor | float = 0.43) -> tuple[Memory, Tensor]:
@@ -36,8 +35,7 @@ def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, s: Tensor | float = 0.43) -
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, s: Tensor | float = 0.43) -> tuple[Tensor, Memory]:
     """Token by token, O(T²·K). Returns o (..., T, V) and the cache. Raises ValueError for shapes that do not fit, mixed types, NaN."""
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
-    return core.run(step, init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state, q, k, v, s=s)
+    return core.run(step, checked(q, k, v, state), q, k, v, s=s)
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, s: Tensor | float = 0.43) -> tuple[Tensor, Memory]:

@@ -20,7 +20,7 @@ from .. import core
 from ..layer import QKV, State, merged
 from ..position.rope import rotate_halves
 from .sigmoid import read
-from .window import Memory, Rotate, init
+from .window import Memory, Rotate, appended, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 
 def two_sided(negative: int, positive: int) -> Tensor:
@@ -52,7 +52,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
              rotate: Rotate = rotate_halves) -> tuple[Tensor, Memory]:
     """All tokens at once, in blocks, O(T·(W + 128)·K). Returns o (..., T, V) and the cache. Raises ValueError as ``recurrent`` does."""
     S = _checked(q, k, v, state, window)
-    k, v = torch.cat([S["k"], k], -2), torch.cat([S["v"], v], -2)
+    k, v = appended(S, k, v).values()
     at = torch.arange(k.shape[-2], device=k.device)
     t = at[-q.shape[-2]:]
     o = read(rotate(q, t), rotate(k, at), v, q.new_zeros(len(t), 1), window, tilt(slopes, window, q))           # (1)
@@ -60,12 +60,12 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
 
 
 def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, window: int) -> Memory:
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
     if window < 1:
         raise ValueError(f"window is {window}, wanted at least 1: the token itself")
-    if state is not None and state["k"].shape[-2] > window:
-        raise ValueError(f"the state holds {state['k'].shape[-2]} tokens, wanted at most window = {window}")
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+    S = checked(q, k, v, state)
+    if S["k"].shape[-2] > window:
+        raise ValueError(f"the state holds {S['k'].shape[-2]} tokens, wanted at most window = {window}")
+    return S
 
 
 class Layer(nn.Module):

@@ -63,7 +63,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
     the cache rotates by the last slot to read the sinks. Raises ValueError as ``recurrent`` does.
     """
     M = _checked(q, k, v, state, window, sinks)
-    k, v = torch.cat([M["k"], k], -2), torch.cat([M["v"], v], -2)
+    k, v = appended(M, k, v).values()
     at = torch.arange(k.shape[-2], device=k.device)
     t = at[-q.shape[-2]:]
     q_sinks = rotate(q, t.clamp(max=sinks + window - 1))
@@ -72,12 +72,21 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
     return o, {"k": k.index_select(-2, kept), "v": v.index_select(-2, kept)}
 
 
-def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, window: int, sinks: int) -> Memory:
+def checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
+    """The cache to start from, empty for None, once everything fits. Raises ValueError for shapes that do not, mixed types, NaN."""
     core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
+    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
+
+
+def appended(M: Memory, k: Tensor, v: Tensor) -> Memory:
+    """The cache with the keys and values (..., T, D) of more tokens."""
+    return {"k": torch.cat([M["k"], k], -2), "v": torch.cat([M["v"], v], -2)}
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None, window: int, sinks: int) -> Memory:
+    M = checked(q, k, v, state)
     if window < 1 or sinks < 0:
         raise ValueError(f"saw window={window} and sinks={sinks}, wanted window >= 1 and sinks >= 0")
-    if state is None:
-        return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k))
-    if state["k"].shape[-2] > sinks + window:
-        raise ValueError(f"the state holds {state['k'].shape[-2]} tokens, wanted at most sinks + window = {sinks + window}")
-    return state
+    if M["k"].shape[-2] > sinks + window:
+        raise ValueError(f"the state holds {M['k'].shape[-2]} tokens, wanted at most sinks + window = {sinks + window}")
+    return M

@@ -55,14 +55,6 @@ BACKENDS = {
 }
 
 
-def joined(q: Tensor, k: Tensor, v: Tensor, state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """The keys and values of the state and then those given, once everything fits."""
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
-    if state is None:
-        return k, v
-    return torch.cat([state["k"], k], -2), torch.cat([state["v"], v], -2)
-
-
 def search(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k keys with the largest inner product, one matrix product and a partial sort: scores and ids, (Q, k).
 

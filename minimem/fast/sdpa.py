@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cache.window import Rotate, bare
-from . import joined
+from ..cache.window import Rotate, appended, bare, checked
 
 State = dict[str, Tensor]
 
 
 def full(q: Tensor, k: Tensor, v: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """Causal attention over all that came before. Returns o (..., T, V) and every key and value so far."""
-    k, v = joined(q, k, v, state)
+    k, v = appended(checked(q, k, v, state), k, v).values()
     T, M = q.shape[-2], k.shape[-2]
     at = torch.arange(M, device=q.device)
     mask = at <= at[-T:, None] if 1 < T < M else None
@@ -38,7 +37,7 @@ def streaming(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, windo
     """
     if window < 1 or sinks < 0 or block < 1:
         raise ValueError(f"saw window={window}, sinks={sinks}, block={block}, wanted window >= 1, sinks >= 0, block >= 1")
-    k, v = joined(q, k, v, state)
+    k, v = appended(checked(q, k, v, state), k, v).values()
     if (held := k.shape[-2] - q.shape[-2]) > sinks + window:
         raise ValueError(f"the state holds {held} tokens, wanted at most sinks + window = {sinks + window}")
     M, K, v_sinks = *k.shape[-2:], v[..., :sinks, :]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from .. import core
 from ..cache.full import Layer
-from ..cache.window import Memory, Rotate, init
+from ..cache.window import Memory, Rotate, appended, checked
 from ..forms import attend, merge
 from ..layer import State, merged
 from .rope import frequencies, rotate_halves
@@ -111,7 +111,7 @@ def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, distance: Callable[[Tensor,
 def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, *, distance: Callable[[Tensor, Tensor], Tensor],
               rotate: Rotate = rotate_halves) -> tuple[Tensor, Memory]:
     """Token by token, O(T²·K). Returns o (..., T, V) and the cache. Raises ValueError for shapes that do not fit, mixed types, NaN."""
-    return core.run(step, _checked(q, k, v, state), q, k, v, distance=distance, rotate=rotate)
+    return core.run(step, checked(q, k, v, state), q, k, v, distance=distance, rotate=rotate)
 
 
 def rerope(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, *, w: int, leak: float = 0.0,
@@ -133,18 +133,12 @@ def self_extend(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, *,
 
 def _near_and_far(q, k, v, state, w, rotate, far_q, far_k):
     """Two reads of one cache, with queries and keys of their own, under one softmax."""
-    S = _checked(q, k, v, state)
-    S = {"k": torch.cat([S["k"], k], -2), "v": torch.cat([S["v"], v], -2)}
+    S = appended(checked(q, k, v, state), k, v)
     j = torch.arange(S["k"].shape[-2], device=k.device)
     t = j[-q.shape[-2]:]
     near = attend(rotate(q, t), rotate(S["k"], j), S["v"], window=w)
     far = attend(rotate(q, far_q(t)), rotate(S["k"], far_k(j)), S["v"], beyond=w)
     return merge(near, far)[0].to(q.dtype), S
-
-
-def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
-    core.expect("q:TK k:TK v:TV", q, k, v, state=state, state_shape={"k": "MK", "v": "MV"})
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
 class Remapped(nn.Module):
