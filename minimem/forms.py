@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 ROWS = 4096                 # tokens × heads worked on at once: what stays in the cache of one core
 BLOCK = 8                   # tokens that a scan goes through in the type of its input
-PART = 1 << 18              # scores that attend works on at once, likewise
+PART = 1 << 19              # scores that attend works on at once, likewise
 LOG2E = math.log2(math.e)
 
 
@@ -494,8 +494,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, sinks: in
 
     q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   ->   o: (..., T, V) in q's dtype, lse: (..., T, 1), both differentiable, once.
     Leading axes broadcast; where k and v have 1 on the last of them, as a key head that serves several query heads, nothing is copied.
-    Time O(T·(window + sinks + block)), without a window O(T·M). Memory: q, k, v, o and lse, and the scores of one part:
-    a block of queries of one head, or as many blocks and heads as fit the cache. The backward pass computes them again.
+    Time O(T·(window + sinks + block)), without a window O(T·M). Memory: q, k, v, o and lse, as much again at most for the weights of short windows,
+    and the scores of one part: a block of queries of one head, or as many blocks and heads as fit the cache. Longer rows are computed again for the gradient.
     Raises ValueError for more queries than keys, window or block < 1, window ≤ beyond, sinks or beyond < 0, a bias of other than T or 1 rows.
 
     Source: softmax on the fly, Milakov and Gimelshein 2018, arXiv:1805.02867; by blocks, Dao et al. 2022, arXiv:2205.14135.
@@ -542,7 +542,7 @@ def _heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[torch.
 class _Attend(Function):
     """q, k, v, bias as ``_heads`` gives them, query i at position ``first`` + i of the keys   ->   o: (N, G, T, V), lse: (N, G, T, 1).
 
-    Only o and lse are kept; the scores s are computed again for the gradient. With P_ij = e^(s_ij − lse_i):
+    o and lse are kept, and the weights P where they are few; elsewhere scores s are computed again for the gradient. With P_ij = e^(s_ij − lse_i):
         dv = Pᵀ do,    ds_ij = P_ij (do_i·v_j − do_i·o_i + dlse_i),    dq = ds k / √K,    dk = dsᵀ q / √K
     In powers of two: torch's exp on a CPU is 20 to 60 times slower at −∞ and below −88, its exp2 is not.
     """
@@ -551,23 +551,31 @@ class _Attend(Function):
     def forward(ctx, q, k, v, bias, *where):
         ctx.where, low, tiny = where, torch.finfo(q.dtype).min, torch.finfo(q.dtype).tiny
         o, lse = q.new_zeros(*q.shape[:-1], v.shape[-1]), q.new_full((*q.shape[:-1], 1), low)
-        for part, s in _parts(q, k, bias, torch.zeros_like(lse), *where):
+        weights = []
+        for part in _parts(q, k, bias, *where):
+            s = part.scores(q, k, bias, torch.zeros_like(lse))
             top = s.amax(-1, True).clamp_(min=low)
             p = _exp2(s.sub_(top))
             total = p.sum(-1, True).clamp_(min=tiny)
-            part.put(o, (p @ part.keys(v)).div_(total))
+            if part.few(q, v) and any(ctx.needs_input_grad):
+                weights.append(p.div_(total))
+                part.put(o, p @ part.keys(v))
+            else:
+                part.put(o, (p @ part.keys(v)).div_(total))
             part.put(lse, total.log2_().add_(top).div_(LOG2E).masked_fill_(top == low, low))
-        ctx.save_for_backward(q, k, v, bias, o, lse)
+        ctx.save_for_backward(q, k, v, bias, o, lse, *weights)
         return o, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx, do, dlse):
-        q, k, v, bias, o, lse = ctx.saved_tensors
-        do, root, low = do.contiguous(), q.shape[-1] ** -0.5, torch.finfo(q.dtype).min
+        q, k, v, bias, o, lse, *weights = ctx.saved_tensors
+        do, root, low, weights = do.contiguous(), q.shape[-1] ** -0.5, torch.finfo(q.dtype).min, iter(weights)
+        shift = (lse * -LOG2E).clamp_(max=-low)
         dq, dk, dv, dbias = (x if x is None else x.new_zeros(x.shape) for x in (q, k, v, bias))
-        for part, s in _parts(q, k, bias, (lse * -LOG2E).clamp_(max=-low), *ctx.where):
-            p, do_ = _exp2(s), part.queries(do)
+        for part in _parts(q, k, bias, *ctx.where):
+            p = next(weights) if part.few(q, v) else _exp2(part.scores(q, k, bias, shift))
+            do_ = part.queries(do)
             part.add(dv, p, do_)
             D = (do_ * part.queries(o)).sum(-1, keepdim=True) - part.queries(dlse)
             ds = (do_ @ part.keys(v).mT).sub_(D).mul_(p)
@@ -578,19 +586,21 @@ class _Attend(Function):
         return dq, dk, dv, dbias, None, None, None
 
 
-def _parts(q, k, bias, shift, first, window, block):
-    """The parts of the work, each with its scores + shift, (n, G · C, L), −∞ where a query does not see a key.
+def _parts(q, k, bias, first, window, block):
+    """The parts of the work.
 
     A part is one block of queries of many heads, or, where there are more blocks than heads, many blocks of one head, each with its whole window: side by side.
     """
-    (N, G, T, K), M, a = q.shape, k.shape[1], 0
+    (N, G, T), M, a = q.shape[:3], k.shape[1], 0
     while a < T:
         C = min(block, T - a)
-        end = first + a + C                                               # of the keys that this block sees
-        lo = max(0, end - -(-(C + window - 1) // C) * C)                  # whole blocks of keys
+        whole, end = -(-(C + window - 1) // C) * C, first + a + C         # blocks of keys for a window, and where those of this block end
+        if end < whole <= 5 * block:
+            C, end = min(T - a, whole - end), min(first + T, whole - C)   # the first queries of a short window, all at once
+        lo = max(0, end - whole)
         L = max(0, min(end, M) - lo)
         blocks = (T - a) // C
-        n = min(blocks, max(1, PART // (C * L))) if lo and G == 1 and N < blocks else 1
+        n = min(blocks, max(1, PART // (C * L))) if end >= whole and G == 1 and N < blocks else 1
         heads = 1 if n > 1 else max(1, PART // (G * C * max(1, L)))
         while bias is not None and heads % len(bias) and len(bias) % heads:
             heads -= 1                                                    # whole rounds of the heads of bias, or an even part of one
@@ -599,9 +609,7 @@ def _parts(q, k, bias, shift, first, window, block):
         if distance + C > window:
             mask += torch.full_like(mask, -torch.inf).tril_(distance - window)
         for h in range(0, N if L else 0, heads):
-            part = _Part(slice(h, min(N, h + heads)), slice(a, a + n * C), slice(lo, lo + (n - 1) * C + L), n, C, L, distance)
-            s = part.added(mask, bias, part.queries(shift))
-            yield part, s.baddbmm_(part.queries(q), part.keys(k).mT, alpha=LOG2E * K ** -0.5)
+            yield _Part(slice(h, min(N, h + heads)), slice(a, a + n * C), slice(lo, lo + (n - 1) * C + L), n, C, L, distance, mask)
         a += n * C
 
 
@@ -615,6 +623,15 @@ class _Part(NamedTuple):
     C: int
     L: int
     distance: int
+    mask: Tensor
+
+    def few(self, q: Tensor, v: Tensor) -> bool:
+        """A query has at most as many weights here as it has numbers in q, k, v and o: keeping them doubles what is kept at most."""
+        return self.L <= 2 * (q.shape[-1] + v.shape[-1])
+
+    def scores(self, q: Tensor, k: Tensor, bias: Tensor | None, shift: Tensor) -> Tensor:
+        """Scores + bias + shift in powers of two, (heads or n, G · C, L), −∞ where a query does not see a key."""
+        return self.added(bias, self.queries(shift)).baddbmm_(self.queries(q), self.keys(k).mT, alpha=LOG2E * q.shape[-1] ** -0.5)
 
     def queries(self, x: Tensor) -> Tensor:
         """(N, G, T, D) → (heads or n, G · C, D)."""
@@ -640,9 +657,9 @@ class _Part(NamedTuple):
             for i, p_i in enumerate(p.split(self.C, 2)):
                 x[0, i * self.C:(i + self.n) * self.C].view(y.shape).baddbmm_(p_i.mT, y, alpha=scale)
 
-    def added(self, mask: Tensor, bias: Tensor | None, shift: Tensor) -> Tensor:
+    def added(self, bias: Tensor | None, shift: Tensor) -> Tensor:
         """mask + bias + shift, in powers of two."""
-        shift = shift.unflatten(1, (-1, self.C))
+        mask, shift = self.mask, shift.unflatten(1, (-1, self.C))
         if bias is None:
             return (mask + shift).flatten(1, 2)
         bias = self.biased(bias)

@@ -244,14 +244,27 @@ def test_short_types_are_summed_in_float32(dtype):
     torch.testing.assert_close(o, o64.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-@pytest.mark.parametrize("options, kept", [({}, 4 * 16 + 1), ({"window": 100}, 4 * 16 + 1), ({"window": 100, "sinks": 4}, 9 * 16)], ids=str)
+@pytest.mark.parametrize("options, kept", [({}, 4 * 16 + 1), ({"window": 100}, 4 * 16 + 1), ({"window": 24}, 8 * 16 + 1), ({"window": 100, "sinks": 4}, 9 * 16)], ids=str)
 def test_memory_is_linear_in_the_length(monkeypatch, options, kept):
-    """Between the passes q, k, v, o and lse (with sinks q, o and lse twice, and what ``merge`` keeps); inside, one part and no larger tensor."""
+    """Between the passes q, k, v, o and lse (with sinks q, o and lse twice, and what ``merge`` keeps), and weights where they are fewer; inside, one part
+    and no larger tensor."""
     monkeypatch.setattr(forms, "PART", 64 * 1024)
     for T in (1024, 2048):
         told = held(lambda *x: attend(*x, block=64, **options)[0], *qkv(T, K=16, V=16, lead=(), dtype=torch.float32))
         assert told["largest"] <= 4 * (64 * 1024 if options else 64 * T)
-        assert told["kept"] <= 4 * T * kept
+        assert told["kept"] <= 4 * (T * kept + 64 * 64)                   # of all keys, the first block alone has few weights a query
+
+
+@pytest.mark.parametrize("options", [{"window": 24}, {"window": 24, "beyond": 3}, {"window": 40, "sinks": 2}, {}], ids=str)
+def test_weights_kept_or_computed_again(monkeypatch, options):
+    """The gradient is the same whether weights were few enough to be kept or not."""
+    def grads():
+        xs = [x.requires_grad_() for x in qkv(150, K=12, V=12)]
+        o, lse = attend(*xs, block=32, **options)
+        return torch.autograd.grad(o.square().sum() + lse.sin().sum(), xs)
+    kept = grads()
+    monkeypatch.setattr(forms._Part, "few", lambda self, q, v: False)
+    torch.testing.assert_close(grads(), kept, **check.EXACT)
 
 
 @pytest.mark.parametrize("T, M, options, message", [
