@@ -1,4 +1,5 @@
 """Speed and memory of ``forms.attend`` against its peers on one thread: CPU time, in random order, medians; and how both grow with T.
+Each call that is timed comes right after one of the same that is not, as in a training, where memory is used again.
 
 What each reads is equal (checked before the clock runs). The exact window w of ``local-attention`` sees w + 1 keys: with w = W − 1 it reads the
 same, but pads every sequence to a multiple of it; with w = W it reads one key more and is faster. FlexAttention is compiled once (minutes, g++
@@ -80,14 +81,13 @@ def seconds(fn, xs, backward):
 
 
 def compare(what, fns, xs, backward):
-    """Medians in ms by who computed, over rounds in random order after one that does not count; and as multiples of the first."""
+    """Medians in ms by who computed, over rounds in random order; and as multiples of the first."""
     xs = [x.detach().requires_grad_(backward) for x in xs]
     took, order = {who: [] for who in fns}, random.Random(0)
-    for i in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for who in order.sample(list(fns), len(fns)):
-            ms = 1e3 * seconds(fns[who], xs, backward)
-            if i:
-                took[who].append(ms)
+            seconds(fns[who], xs, backward)
+            took[who].append(1e3 * seconds(fns[who], xs, backward))
     first = next(iter(took.values()))
     row = {"what": what, "work": "forward + backward" if backward else "forward, no gradient", "ms": {}, "times the first": {}}
     print(f"\n{what}, {row['work']}")
