@@ -10,6 +10,8 @@ from minimem.cache.flash import held
 from minimem.cache.full import parallel as plain
 from minimem.fast import sdpa as fast
 from minimem.forms import attend, by_distance, merge, softmax_read
+from minimem.position import alibi
+from minimem.position.rope import rotate_halves
 
 CASES = [(None, 0), (1, 0), (1, 2), (8, 0), (8, 2), (16, 3), (7, 40), (100, 5)]
 
@@ -293,6 +295,15 @@ def test_fast_full(dtype, tolerance, lead):
         (a, state), rest = fast.full(*(x[..., :cut, :] for x in (q, k, v))), [x[..., cut:, :] for x in (q, k, v)]
         b = [fast.full(*rest, state=state)[0]] if cut < 45 else []
         torch.testing.assert_close(torch.cat([a, *b], -2), want, **tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"rotate": rotate_halves}, {"bias": alibi.bias, "rescale": lambda q, n: q * n[:, None]}], ids=["bare", "rotated", "biased"])
+def test_fast_full_with_positions_and_shared_heads(options):
+    q, k, v = qkv(45, lead=(2, 4))[0], *(x[:, :2] for x in qkv(45, lead=(2, 4))[1:])
+    want = plain(q, k, v, **options)
+    torch.testing.assert_close(fast.full(q, k, v, **options), want, **check.EXACT)
+    _, state = fast.full(*(x[..., :20, :] for x in (q, k, v)), **options)
+    torch.testing.assert_close(fast.full(*(x[..., 20:, :] for x in (q, k, v)), state, **options)[0], want[0][..., 20:, :], **check.EXACT)
 
 
 @pytest.mark.parametrize("full", [fast.full, plain], ids=["sdpa", "minimem"])

@@ -60,7 +60,7 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rota
 
     Raises ValueError for shapes that do not fit, H no multiple of Hk among them, mixed types, NaN.
     """
-    return core.run(step, _checked(q, k, v, state), q, k, v, rotate=rotate, bias=bias, rescale=rescale)
+    return core.run(step, grouped(q, k, v, state), q, k, v, rotate=rotate, bias=bias, rescale=rescale)
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotate: Rotate = bare, bias: Bias | None = None,
@@ -69,7 +69,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotat
 
     Raises ValueError as ``recurrent`` does.
     """
-    S = appended(_checked(q, k, v, state), k, v)
+    S = appended(grouped(q, k, v, state), k, v)
     at = torch.arange(S["k"].shape[-2], device=k.device)
     t = at[-q.shape[-2]:]
     b = None if bias is None else bias(q, len(at))
@@ -83,7 +83,8 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, rotat
     return o.reshape(*q.shape[:-1], v.shape[-1]), S
 
 
-def _checked(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
+def grouped(q: Tensor, k: Tensor, v: Tensor, state: Memory | None) -> Memory:
+    """``checked``, where q may have more heads than k, so many for each. Raises ValueError as it does."""
     one = q                                                               # query head for each key head
     alike = isinstance(q, Tensor) and isinstance(k, Tensor) and q.dim() == k.dim() > 2
     if alike and q.shape[-3] > k.shape[-3] > 0 and q.shape[-3] % k.shape[-3] == 0:

@@ -5,7 +5,7 @@
 Differs SDPA returns no log-sum-exp, so its reads cannot be merged with others. It has one q; where sinks are read by another (rotated by
         slot), the two stand side by side, [q, q'], each meeting zeros in the other's keys: twice the width.
         ``is_causal=True`` puts the triangle at the top left: with more keys than queries the first query would see only key 0.
-        Here queries are the last of the keys, so that case gets an explicit T × M mask. The kernel wants four axes: with
+        Here queries are the last of the keys, so that case gets an explicit T × M mask, and so does a bias. The kernel wants four axes: with
         fewer, torch falls back to the T × T product, so leading axes are folded into one.
 Shapes  q, k: (..., T, K)   v: (..., T, V)   state: {"k": (..., m, K), "v": (..., m, V)}
 """
@@ -15,18 +15,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..cache.full import Bias, Rescale, grouped
 from ..cache.window import Rotate, appended, bare, checked
+from ..forms import by_distance
 
 State = dict[str, Tensor]
 
 
-def full(q: Tensor, k: Tensor, v: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """Causal attention over all that came before. Returns o (..., T, V) and every key and value so far."""
-    k, v = appended(checked(q, k, v, state), k, v).values()
-    T, M = q.shape[-2], k.shape[-2]
+def full(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, rotate: Rotate = bare, bias: Bias | None = None,
+         rescale: Rescale | None = None) -> tuple[Tensor, State]:
+    """Causal attention over all that came before, as ``cache.full.parallel``, grouped heads too. Returns o (..., H, T, V) and the cache, unrotated."""
+    S = appended(grouped(q, k, v, state), k, v)
+    T, M = q.shape[-2], S["k"].shape[-2]
     at = torch.arange(M, device=q.device)
-    mask = at <= at[-T:, None] if 1 < T < M else None
-    return _read(q, k, v, attn_mask=mask, is_causal=1 < T == M), {"k": k, "v": v}
+    t, mask = at[-T:], at <= at[-T:, None] if 1 < T < M else None
+    if bias is not None:
+        b = by_distance(bias(q, M).to(q.dtype), t[:, None] - at).masked_fill(at > t[:, None], -torch.inf)
+        mask = b.expand(*q.shape[:-1], M).reshape(1, -1, T, M)
+    x = rotate(q if rescale is None else rescale(q, t + 1), t)
+    return _read(x, rotate(S["k"], at), S["v"], attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=q.shape[:-2] != k.shape[:-2]), S
 
 
 def streaming(q: Tensor, k: Tensor, v: Tensor, state: State | None = None, window: int = 8, sinks: int = 2,

@@ -280,4 +280,26 @@ assert (hidden[:, 2] - hidden[:, 0] < 0.1).all() and (back[:, 1:] < 0.35).all()
 # By $\log 251 = 5.5$ nats, within what a head can win by; ALiBi's steepest head would have to win by 125. Such a bias has no far edge, and none that is the same for all distances either: the softmax over ever more keys gets flatter.
 # ````
 #
+# ```{exercise} In somebody else's words
+# :label: relative-flex
+#
+# PyTorch's FlexAttention takes a function of a score and its four indices: batch, head, query, key. Read the solution, then write T5's bias the same way. Which of Shaw's two terms can be written so, and which cannot?
+# ```
+#
+# ````{solution} relative-flex
+# :class: dropdown
+#
+# ```python
+# from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+#
+# q, k, v = check.inputs("qkv", T=40, lead=(2, 4))
+# m = alibi.slopes(4).to(q)
+# causal = create_block_mask(lambda b, h, t, j: j <= t, None, None, 40, 40, device="cpu")
+# theirs = flex_attention(q, k, v, lambda s, b, h, t, j: s - m[h] * (t - j), causal)
+# print(torch.allclose(theirs, full.parallel(q, k, v, bias=alibi.bias)[0]))
+# ```
+# T5: `s + table[relative.bucket((t - j).clamp(min=0)), h]`, with scores that are not divided by $\sqrt K$. Shaw's keys: `s + qr[b, h, t, (t - j).clamp(0, n)]` over $q\,r^\top$, made before. His values cannot be written so: the function changes scores, not what is summed.
+# On a CPU this is for reading and checking: without compiling it writes down all $T \times T$ scores, and it has no backward pass.
+# ````
+#
 # **Next.** {doc}`22_extrapolation` puts these beside absolute positions and RoPE, and reads each in two ways.
