@@ -267,25 +267,29 @@ for arm in looks:
     print(f"{arm:16}{far.mean():.3f} ± {far.std():.3f}      {twice.mean():.3f} ± {twice.std():.3f}  {text.mean():.3f} ± {text.std():.3f}      " + "            ".join(f"{x.mean():.3f}" for x in out))
 both, plain, near = "SWAT (-+)", "softmax window", "SWAT (-)"
 assert len(known[both]) >= 3
-assert all((mean(y, 48, 96) > 0.9).all() and (mean(y, 128, 160) < 0.3).all() for y in known.values())              # beyond the window, not beyond the reach
-assert (mean(nats[both], 32, 96) < 1.05 * mean(nats[both], 16, 32)).all() and (mean(nats[both], 256, 512) < 1.05 * mean(nats[both], 32, 160)).all()
-assert (mean(known[near], 56, 72) > mean(known[plain], 56, 72) - 0.02).all()
-assert (mean(known[both], 56, 72) - mean(known[plain], 56, 72)).min() < -0.02                                      # balanced: not on every seed, so not reproduced
+assert all((mean(y, 48, 96) > 0.95).all() and (mean(y, 128, 160) < 0.3).all() for y in known.values())             # beyond the window, not beyond the reach
+assert (mean(known[both], 56, 72) >= mean(known[plain], 56, 72) - 0.02).all()                                      # at twice the window as good as softmax
+left = {arm: mean(x, 32, 96) / mean(x, 16, 32) for arm, x in nats.items()}                                         # where the first characters have left
+assert not (left[both] < 1.05).all() and not (left[plain] < 1.05).all() and (left[both] / left[plain] < 1.02).all()         # missed, by both: the text is harder there
+assert (mean(nats[both], 256, 512) < 1.05 * mean(nats[both], 32, 160)).all()
 read = {arm: x[:, 2:].mean(1) for arm, x in nats.items()}
-assert (read[near] < read[plain]).all() and (read[plain] + 0.2 < read[both]).all() and (read[both] < read["SWAT (+)"]).all()
+assert ((read[near] - read[plain]).abs() < 0.05).all() and (read[plain] + 0.2 < read[both]).all() and (read[both] + 0.2 < read["SWAT (+)"]).all()
 
 # %% [markdown]
-# The first half of the claim holds for everyone: whoever is trained on texts longer than the window passes the symbol on, hop by hop, as far as four hops reach and no farther. No curve has a step where the first characters leave (the text is a little harder there: compare the curves).
+# The claim holds, and for everyone: whoever is trained on texts longer than the window passes the symbol on, hop by hop, as far as four hops reach and no farther. At twice the window all four know it nearly always.
+# No curve has a step where the first characters leave. One bound was **missed**, on two seeds of three: places 33 to 96 were allowed 1.05 times the loss of places 16 to 31, and take 1.06 and 1.07. But so they do with a softmax window, on the same seeds: the text itself is harder there,
+# and the bound should have been set against that. Far on, the ratio is .98.
 #
-# The second half does not. At equal steps the balanced slopes are behind the softmax window around lag 64 on one seed of three, and by .4 nats on the text. Negative slopes alone reach as far as softmax and read the text a little better.
-# In the paper too (−) is the best on average, before (−+); only the distance is much larger here. Look at the short lags: with positive slopes a symbol shown a moment ago is *less* well known than one shown 64 tokens ago.
-# What is far weighs nearly 1 whatever its score, and without a common sum the new symbol cannot push the old one aside. Training is short here, 300 steps, and SWAT needs more steps than softmax: how much of the gap would close, we did not measure.
+# What SWAT costs is on the right: balanced slopes read the text a quarter of a nat worse, positive ones alone more than half a nat. Negative slopes alone are level with softmax. In the paper too (−) is the best on average, before (−+); only the distance is much larger here.
+# Look at the short lags: with positive slopes a symbol shown a moment ago is *less* well known than one shown 64 tokens ago. What is far weighs nearly 1 whatever its score, and without a common sum the new symbol cannot push the old one aside.
+#
+# A word on patience. In a first run of a third of the steps, balanced slopes knew the symbol .974 of the time, softmax .995, and we had written "not reproduced" here. SWAT learns more slowly; with 900 steps (tried on another seed first) the difference is gone.
 #
 # ## What to notice
 #
 # - **Fading is arithmetic; whether it hurts is not.** The first figure holds for any fixed margin. A model whose weights may grow makes the margin larger instead, and softmax is fine.
 # - **A norm can hide an explosion.** Without $-\log n$ attention adds more than ten times the stream it is added to, and the first loss does not move. It is the loss after training that tells.
-# - **Nobody sharing has a price.** In SWAT's heads with positive slopes the old keeps its weight when the new comes.
+# - **Nobody sharing has a price.** In SWAT's heads with positive slopes the old keeps its weight when the new comes. And whoever shares nothing learns more slowly: sigmoid attention and SWAT both looked worse in their first, shorter runs.
 # - **Limits.** One, two and four layers, at most 64 wide, minutes of training. A head that puts idle weight on token 0 did not form in any arm (all below .02), so that sigmoid needs no sink cannot be seen here.
 #
 # ## Break it
