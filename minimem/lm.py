@@ -60,6 +60,18 @@ def small(vocab: int, D: int, mixers: Iterable[nn.Module], mlp: int = 0, std: fl
               nn.Embedding(positions, D) if isinstance(positions, int) and positions else positions or None)
 
 
+class Carried(nn.Module):
+    """A model that goes on where it stopped, for ``fit`` on a text in segments: each call begins from the state that the last one left."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.state = model, None
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, State]:
+        logits, self.state = self.model(tokens, self.state)
+        return logits, self.state
+
+
 def fit(model: nn.Module, batch: Callable[[int], tuple[Tensor, Tensor]], steps: int, lr: float, warm: float = 0.1,
         say: Callable[[int, float], None] | None = None, extra: Callable[[], Tensor] | None = None) -> list[float]:
     """Train with AdamW, the rate rising over ``warm`` of the steps and falling by a cosine, gradients clipped to norm 1. Returns the losses.

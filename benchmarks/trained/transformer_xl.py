@@ -16,30 +16,17 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import record
 
 from minimem.cache import transformer_xl as xl
-from minimem.lm import fit, small, surprise
+from minimem.lm import Carried, fit, small, surprise
 from minimem.tasks import documentation
 
 ROWS, MEMORIES = 16, (0, 16, 64, 192)
 TEXT = {"n": 64, "D": 64, "layers": 2, "steps": 1000, "lr": 8e-3}
 COPY = {"n": 32, "lag": 48, "symbols": 8, "steps": 400, "lr": 4e-3, "memories": (0, 32, 64)}
-
-
-class Carried(nn.Module):
-    """A model that goes on where it stopped: each call begins from the state that the last one left."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.state = model, None
-
-    def forward(self, tokens):
-        logits, self.state = self.model(tokens, self.state)
-        return logits, self.state
 
 
 def built(vocab, D, layers, memory, n, seed):

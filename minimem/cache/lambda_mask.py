@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import core
 from ..forms import attend, merge, softmax_read
-from .window import Memory, Rotate, bare
+from .window import Memory, Rotate, appended, bare
 
 
 def init(K: int, V: int, lead: tuple[int, ...] = (), **like) -> Memory:
@@ -59,7 +59,7 @@ def parallel(q: Tensor, k: Tensor, v: Tensor, state: Memory | None = None, windo
     """
     M = _checked(q, k, v, state, window, n_global, ceiling)
     T, L = q.shape[-2], ceiling or window
-    k, v = torch.cat([M["k"], k], -2), torch.cat([M["v"], v], -2)
+    k, v = appended(M, k, v).values()
     at = torch.arange(k.shape[-2], device=k.device)
     first, t = at[:n_global], M["t"][..., None] + torch.arange(T, **core.like(q))                   # t: places in the text
     reads = [attend(rotate(q, at[-T:]), rotate(k, at), v, window)]

@@ -31,7 +31,7 @@ from .. import core
 from ..layer import QKV, State, merged
 from ..layer import heads as split
 from . import full, window
-from .window import Memory, Rotate, bare, init  # noqa: F401  (init: the empty cache is the same)
+from .window import Memory, Rotate, bare, checked, init  # noqa: F401  (init: the empty cache is the same)
 
 # ------------------------------------------------------------------ MoH
 
@@ -43,18 +43,15 @@ def step(S: Memory, q: Tensor, k: Tensor, v: Tensor, b: Tensor, rotate: Rotate =
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Memory | None = None, rotate: Rotate = bare) -> tuple[Tensor, Memory]:
     """Token by token. Returns b_t·head(x_t) (..., T, V) and the cache. Raises ValueError for shapes that do not fit, mixed types, NaN."""
-    return core.run(step, _checked(q, k, v, b, state), q, k, v, b, rotate=rotate)
+    core.expect("q:TK b:T1", q, b)
+    return core.run(step, checked(q, k, v, state), q, k, v, b, rotate=rotate)
 
 
 def parallel(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Memory | None = None, rotate: Rotate = bare) -> tuple[Tensor, Memory]:
     """All tokens at once, by ``full.parallel``. Raises ValueError as ``recurrent`` does."""
-    head, S = full.parallel(q, k, v, _checked(q, k, v, b, state), rotate)
+    core.expect("q:TK b:T1", q, b)
+    head, S = full.parallel(q, k, v, state, rotate)
     return b * head, S                                                                              # (1)
-
-
-def _checked(q: Tensor, k: Tensor, v: Tensor, b: Tensor, state: Memory | None) -> Memory:
-    core.expect("q:TK k:TK v:TV b:T1", q, k, v, b, state=state, state_shape={"k": "MK", "v": "MV"})
-    return init(k.shape[-1], v.shape[-1], k.shape[:-2], **core.like(k)) if state is None else state
 
 
 def gates(logits: Tensor, shared: int, k: int) -> tuple[Tensor, Tensor]:

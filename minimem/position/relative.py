@@ -35,7 +35,7 @@ class Shaw(nn.Module):
 
 
 def shaw(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """All of (1): the T queries are the last of M positions. Never T × T × K: time O(T·(M + n)·K), memory O(T·n) beside that of ``attend``.
+    """All of (1): the T queries are the last of M positions. Never T × T × K: time O(T·(M + n)·K), memory O(T·n·(K + V)) beside that of ``attend``.
 
     Two groups share a softmax: the n nearest keys, each with vectors of its own; all farther ones, which share the last.
     q: (..., T, K)   k: (..., M, K)   v: (..., M, V)   keys: (n + 1, K)   values: (n + 1, V)   ->   o: (..., T, V).

@@ -15,14 +15,13 @@
 
 # %%
 import torch
-from torch import nn
 
 from minimem import check, core, show
 from minimem.cache import full
 from minimem.cache import transformer_xl as xl
 from minimem.catalog import card, result
 from minimem.layer import heads, merged
-from minimem.lm import fit, small
+from minimem.lm import Carried, fit, small
 
 torch.set_num_threads(1)
 
@@ -121,18 +120,6 @@ print("\n".join(f"{name:30} {n:6} bytes, {n // 64} a token" for name, n in size.
 
 # %%
 N, LAG, SYMBOLS = 32, 48, 8
-
-
-class Carried(nn.Module):
-    """A model that goes on where it stopped."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.state = model, None
-
-    def forward(self, tokens):
-        logits, self.state = self.model(tokens, self.state)
-        return logits, self.state
 
 
 def segment_of(seed):
