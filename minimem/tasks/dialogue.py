@@ -28,17 +28,20 @@ Units   times in days since 1 January 1970, budgets in words, recall as a fracti
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..text.unit import Unit, fill
+from ..text.unit import Unit, fill, tokens
 from .dialogue_people import GOODBYES, GREETINGS, NAMES, OPENINGS, PLANS, REACTIONS, SMALL_TALK, TAILS, Fact, date
 
 ANSWERABLE = (1, 2, 3, 4)
@@ -71,6 +74,27 @@ def turns(sample: dict[str, Any]) -> list[Unit]:
     return [Unit(t["dia_id"], f"{t['speaker']}: {t['text']}" + (f" [image: {t['blip_caption']}]" if "blip_caption" in t else ""),
                  time=day, meta={"speaker": t["speaker"], "session": i})
             for i, (day, said) in enumerate(sessions(sample), 1) for t in said]
+
+
+def facts(sample: dict[str, Any]) -> list[Unit]:
+    """What a model noted of each session, sentence by sentence, each with the turns it was made from (LoCoMo's were written by GPT-3.5)."""
+    said = turns(sample)
+    at = {u.id: u for u in said}
+    found = []
+    for i in sorted({u.meta["session"] for u in said}):
+        told = [f for some in sample["observation"].get(f"session_{i}_observation", {}).values() for f in some]
+        for n, (text, ids) in enumerate(told, 1):
+            sources = tuple(f"D{int(s)}:{int(t)}" for s, t in re.findall(r"D:?(\d+):(\d+)", str(ids)))
+            first = at.get(sources[0]) if sources else None
+            found.append(Unit(f"F{i}:{n}", text, "fact", sources, time=next(u.time for u in said if u.meta["session"] == i),
+                              meta={"session": i} | ({"speaker": first.meta["speaker"]} if first else {})))
+    return found
+
+
+def summaries(sample: dict[str, Any]) -> list[Unit]:
+    """One summary a session, made from all its turns (LoCoMo's were written by GPT-3.5)."""
+    return [Unit(f"S{i}", text, "summary", tuple(t["dia_id"] for t in said), time=day, meta={"session": i})
+            for i, (day, said) in enumerate(sessions(sample), 1) if (text := sample["session_summary"].get(f"session_{i}_summary"))]
 
 
 def questions(sample: dict[str, Any], categories: Iterable[int] = ANSWERABLE) -> list[Question]:
@@ -115,22 +139,41 @@ def evidence_recall(units: Iterable[Unit], evidence: Iterable[str]) -> float:
     return len(wanted & {i for u in units for i in u.source_ids}) / len(wanted)
 
 
+def dated(unit: Unit) -> Unit:
+    """The unit with its day written before the text, "8 May 2023: …": three words more; unchanged if its time is unknown."""
+    return unit if unit.time is None else replace(unit, text=f"{date(EPOCH + timedelta(days=unit.time))}: {unit.text}")
+
+
+def answer_recall(units: Iterable[Unit], answer: str) -> float:
+    """The share of the answer's terms that the units' texts hold: a reader cannot say what is not there. NaN if the answer has no terms."""
+    wanted = set(tokens(answer))
+    return len(wanted & {t for u in units for t in tokens(u.text)}) / len(wanted) if wanted else math.nan
+
+
 def evaluate(samples: list[dict[str, Any]], memory: Callable[[], Any], ks: Iterable[int] = (), words: Iterable[int] = (),
-             categories: Iterable[int] = ANSWERABLE) -> dict[str, list[list[float]]]:
+             categories: Iterable[int] = ANSWERABLE, units: Callable[[dict[str, Any]], list[Unit]] = turns, dates: bool = False) -> dict[str, list[list[float]]]:
     """Evidence recall of each question, conversation by conversation: "R@k" by ``rank(query, k)``, "words w" by ``read(query, w)``.
 
-    ``memory()`` makes an empty one for each conversation; every turn is written, then the questions are asked.
+    ``memory()`` makes an empty one for each conversation; all of ``units(sample)`` is written, then the questions are asked.
+    ``dates``: every unit is read with its day before it, and the day's words are paid for; beside "words w" then stands
+    "answer w", the share of the answer's terms in what was read (NaN where the answer has none).
     """
     ks, words, categories = tuple(ks), tuple(words), tuple(categories)
-    out: dict[str, list[list[float]]] = {f"R@{k}": [] for k in ks} | {f"words {w}": [] for w in words}
+    out: dict[str, list[list[float]]] = {f"R@{k}": [] for k in ks} | {f"words {w}": [] for w in words} | {f"answer {w}": [] for w in words if dates}
     for sample in samples:
         m, asked = memory(), questions(sample, categories)
-        for unit in turns(sample):
+        for unit in units(sample):
             m.write(unit)
         for k in ks:
             out[f"R@{k}"].append([evidence_recall(m.rank(q.text, k), q.evidence) for q in asked])
+        if dates:
+            shown = cache(dated)
+            ranked = [[shown(u) for u in m.rank(q.text)] for q in asked]
         for w in words:
-            out[f"words {w}"].append([evidence_recall(m.read(q.text, w), q.evidence) for q in asked])
+            read = [fill(r, w) for r in ranked] if dates else [m.read(q.text, w) for q in asked]
+            out[f"words {w}"].append([evidence_recall(r, q.evidence) for r, q in zip(read, asked)])
+            if dates:
+                out[f"answer {w}"].append([answer_recall(r, q.answer) for r, q in zip(read, asked)])
     return out
 
 
@@ -162,9 +205,9 @@ class Random(Recent):
 def bootstrap(values: list[list[float]], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Mean over all questions, and its 95 % interval when whole conversations are drawn again with replacement.
 
-    A conversation without questions has no say. Raises ValueError if there is no question at all.
+    A conversation without questions has no say, nor has a NaN. Raises ValueError if there is no question at all.
     """
-    values = [v for v in values if v]
+    values = [v for v in ([x for x in v if x == x] for v in values) if v]
     if not values:
         raise ValueError("no conversation has a question, wanted at least one value")
     total, count = np.array([sum(v) for v in values]), np.array([len(v) for v in values])

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from .unit import Unit, expect_unit, fill, tokens
+from .unit import Memory, Unit, expect_count, expect_unit, tokens
 
 
 def score(query: Sequence[str], docs: Sequence[Sequence[str]], k1: float = 1.5, b: float = 0.75) -> list[float]:
@@ -69,11 +69,12 @@ class Impacts:
         return found[np.argsort(-s[found], kind="stable")][:k]
 
 
-class BM25:
-    """A text memory: keeps every unit, reads by (2); the index is built again at the first read after a write.
+class BM25(Memory):
+    """A text memory that reads by (2); the index is built again at the first read after a write.
 
     ``tokenize`` cuts texts and questions into terms. Raises ValueError unless k1 ≥ 0 and 0 ≤ b ≤ 1.
     """
+    least = 0.0
 
     def __init__(self, k1: float = 1.5, b: float = 0.75, tokenize: Callable[[str], list[str]] = tokens) -> None:
         if not 0 <= k1 < math.inf:
@@ -81,23 +82,17 @@ class BM25:
         if not 0 <= b <= 1:
             raise ValueError(f"b must be between 0 and 1, saw {b!r}")
         self.k1, self.b, self.tokenize = k1, b, tokenize
-        self._restart([])
+        super().__init__()
 
     def _restart(self, units: Iterable[Unit]) -> None:
-        self.units: dict[str, Unit] = {}
         self._terms: list[np.ndarray] = []
         self._number: dict[str, int] = {}
         self._impacts: Impacts | None = None
-        for unit in units:
-            self.write(unit)
+        super()._restart(units)
 
     def write(self, record: Unit) -> None:
-        """Keep a unit; one with the same id is replaced, without a trace. Raises ValueError if the record is no Unit."""
-        unit = expect_unit(record)
-        terms = self.tokenize(unit.text)                        # first: should it fail, nothing has changed
-        if unit.id in self.units:
-            self._restart([u for u in self.units.values() if u.id != unit.id])
-        self.units[unit.id] = unit
+        terms = self.tokenize(expect_unit(record).text)         # first: should it fail, nothing has changed
+        super().write(record)
         self._terms.append(np.array([self._number.setdefault(t, len(self._number)) for t in terms], np.int32))
         self._impacts = None
 
@@ -117,35 +112,12 @@ class BM25:
 
     def rank(self, query: str, k: int | None = None) -> list[Unit]:
         """The (k) best units that share a term with the query, best first. Raises ValueError if k is negative."""
-        if k is not None and k < 0:
-            raise ValueError(f"k must be >= 0, saw {k!r}")
+        expect_count(k)
         units = list(self.units.values())
         return [units[i] for i in self.impacts.top(self.numbers(query), k)]
-
-    def read(self, query: str, words: float = 500) -> list[Unit]:
-        """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
-        return fill(self.rank(query), words)
-
-    def forget(self, now: float) -> int:
-        """Drop the units whose ``expires`` is not after ``now``, and their words; returns how many. Nothing fades by itself.
-
-        Raises ValueError if now is not a number.
-        """
-        if not -math.inf <= now <= math.inf:
-            raise ValueError(f"now must be a number of days, saw {now!r}")
-        kept = [u for u in self.units.values() if u.expires is None or u.expires > now]
-        dropped = len(self.units) - len(kept)
-        if dropped:
-            self._restart(kept)
-        return dropped
 
     def sizes(self) -> dict[str, int]:
         """Bytes by part: the text with its ids; the vocabulary; the term lists and impacts, which text and vocabulary can give again."""
         i = self.impacts
-        return {"text": sum(len("".join((u.text, u.id, *u.source_ids)).encode(errors="surrogatepass")) for u in self.units.values()),
-                "vocabulary": sum(len(t.encode(errors="surrogatepass")) + 4 for t in self._number),
+        return {**super().sizes(), "vocabulary": sum(len(t.encode(errors="surrogatepass")) + 4 for t in self._number),
                 "index": sum(t.nbytes for t in self._terms) + i.start.nbytes + i.doc.nbytes + i.value.nbytes}
-
-    def nbytes(self) -> int:
-        """All bytes held."""
-        return sum(self.sizes().values())

@@ -1,4 +1,4 @@
-"""What every text memory shares: the unit it hands back, the terms of a text, and how a budget of words is filled.
+"""What every text memory shares: the unit it hands back, the terms of a text, how a budget of words is filled, and a memory around any score.
 
 A term is what two texts must share to meet: lower-cased runs of letters and digits, without the commonest English function
 words and without English endings; a run of Chinese characters, which has no spaces, becomes its overlapping pairs (bigrams).
@@ -11,12 +11,15 @@ Units    a budget counts words as a reader would: blanks separate words, a Chine
 """
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
+
+import numpy as np
 
 HAN = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"     # Chinese characters, and kana
 TERM = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+")
@@ -68,6 +71,12 @@ def expect_unit(record: object) -> Unit:
     return record
 
 
+def expect_count(k: int | None) -> None:
+    """Raises ValueError if a number of units is negative."""
+    if k is not None and k < 0:
+        raise ValueError(f"k must be >= 0, saw {k!r}")
+
+
 @lru_cache(1 << 16)
 def stem(word: str) -> str:
     """One word without its English ending: the first of ENDINGS that leaves three letters, then a doubled consonant, e and y."""
@@ -110,3 +119,61 @@ def fill(ranked: Iterable[Unit], words: float) -> list[Unit]:
             taken.append(unit)
             words -= unit.words
     return taken
+
+
+class Memory:
+    """A text memory that keeps every unit and ranks them by ``scores(query)``, one number a unit in the order written.
+
+    A retriever adds ``scores`` and ``sizes``; ``write`` too, if it learns something from each unit. ``least``: what is not above it is not found.
+    """
+    least = -math.inf
+
+    def __init__(self) -> None:
+        self._restart([])
+
+    def _restart(self, units: Iterable[Unit]) -> None:
+        self.units: dict[str, Unit] = {}
+        for unit in units:
+            self.write(unit)
+
+    def write(self, record: Unit) -> None:
+        """Keep a unit; one with the same id is replaced, without a trace. Raises ValueError if the record is no Unit."""
+        unit = expect_unit(record)
+        if unit.id in self.units:
+            self._restart([u for u in self.units.values() if u.id != unit.id])
+        self.units[unit.id] = unit
+
+    def scores(self, query: str) -> np.ndarray:
+        """How well each unit fits the query, in the order written."""
+        raise NotImplementedError
+
+    def rank(self, query: str, k: int | None = None) -> list[Unit]:
+        """The (k) best units, best first; of equals the older first. Raises ValueError if k is negative."""
+        expect_count(k)
+        units, s = list(self.units.values()), self.scores(query)
+        return [units[i] for i in np.argsort(-s, kind="stable")[:k] if s[i] > self.least]
+
+    def read(self, query: str, words: float = 500) -> list[Unit]:
+        """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
+        return fill(self.rank(query), words)
+
+    def forget(self, now: float) -> int:
+        """Drop the units whose ``expires`` is not after ``now``, and all they left; returns how many. Nothing fades by itself.
+
+        Raises ValueError if now is not a number.
+        """
+        if not -math.inf <= now <= math.inf:
+            raise ValueError(f"now must be a number of days, saw {now!r}")
+        kept = [u for u in self.units.values() if u.expires is None or u.expires > now]
+        dropped = len(self.units) - len(kept)
+        if dropped:
+            self._restart(kept)
+        return dropped
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by part; here the text with its ids (UTF-8)."""
+        return {"text": sum(len("".join((u.text, u.id, *u.source_ids)).encode(errors="surrogatepass")) for u in self.units.values())}
+
+    def nbytes(self) -> int:
+        """All bytes held."""
+        return sum(self.sizes().values())
