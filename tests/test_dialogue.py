@@ -8,9 +8,24 @@ import pytest
 
 from minimem import catalog
 from minimem.tasks import dialogue
-from minimem.tasks.dialogue import Random, Recent, bootstrap, evaluate, evidence_recall, load, make, questions, sessions, turns
+from minimem.tasks.dialogue import (
+    Random,
+    Recent,
+    answer_recall,
+    bootstrap,
+    dated,
+    evaluate,
+    evidence_recall,
+    facts,
+    load,
+    make,
+    questions,
+    sessions,
+    summaries,
+    turns,
+)
 from minimem.text.bm25 import BM25
-from minimem.text.unit import Unit
+from minimem.text.unit import Unit, fill
 
 ALL = (1, 2, 3, 4, 5)
 
@@ -187,3 +202,51 @@ def test_locomo_gives_the_stored_numbers():
             got = [round(100 * x, 1) for x in bootstrap(found)]
             assert got == stored["systems"][f"BM25 b={b:g}"][name]
             assert name != "R@10" or got[0] >= least
+
+
+def test_facts_and_summaries_know_their_turns(made):
+    for sample in made:
+        said, noted = {u.id: u for u in turns(sample)}, facts(sample)
+        assert noted and {u.kind for u in noted} == {"fact"} and len({u.id for u in noted}) == len(noted)
+        for u in noted:
+            (source,) = u.source_ids
+            assert u.meta["speaker"] in u.text and said[source].meta == u.meta and said[source].time == u.time
+        short = summaries(sample)
+        assert [u.id for u in short] == [f"S{i}" for i in range(1, 13)]
+        assert [i for u in short for i in u.source_ids] == list(said) and all(f.text in short[f.meta["session"] - 1].text for f in noted)
+
+
+def test_facts_are_read_as_locomo_writes_them():
+    sample = make(1, seed=0, length=4)[0]
+    who = sample["conversation"]["speaker_b"]
+    sample["observation"] = {"session_2_observation": {who: [["It rained.", ["D2:2", "D2:3"]], ["It snowed.", "D2:4; D2:05"]]}}
+    assert [(u.id, u.text, u.source_ids, u.meta["session"]) for u in facts(sample)] == [("F2:1", "It rained.", ("D2:2", "D2:3"), 2), ("F2:2", "It snowed.", ("D2:4", "D2:5"), 2)]
+
+
+def test_the_day_is_written_before_and_paid_for(made):
+    unit = turns(made[0])[0]
+    assert re.match(r"\d+ [A-Z][a-z]+ 20\d\d: ", dated(unit).text) and dated(unit).text.endswith(unit.text) and dated(unit).words == unit.words + 3
+    assert dated(unit).id == unit.id and dated(unit).source_ids == unit.source_ids and dated(Unit("x", "y")) == Unit("x", "y")
+
+
+def test_answer_recall():
+    assert answer_recall([Unit("a", "She moved to Porto"), Unit("b", "in spring")], "Porto and Lima") == 0.5
+    assert answer_recall([], "Porto") == 0 and answer_recall([], "no") != answer_recall([], "no")          # NaN: no terms, nothing to find
+
+
+def test_evaluate_with_dates(made):
+    found = evaluate(made[:1], BM25, words=(60, 10**6), dates=True)
+    assert set(found) == {"words 60", "words 1000000", "answer 60", "answer 1000000"}
+    m, asked = BM25(), questions(made[0])
+    for unit in turns(made[0]):
+        m.write(unit)
+    read = [fill(map(dated, m.rank(q.text)), 60) for q in asked]
+    assert all(sum(u.words for u in r) <= 60 for r in read) and found["words 60"][0] == [evidence_recall(r, q.evidence) for r, q in zip(read, asked)]
+    assert found["answer 60"][0] == [answer_recall(r, q.answer) for r, q in zip(read, asked)]
+    assert sum(evaluate(made[:1], BM25, words=(60,))["words 60"][0]) > sum(found["words 60"][0])          # dates cost words
+    noted = evaluate(made[:1], BM25, words=(60,), units=facts, dates=True)["answer 60"][0]
+    assert sum(noted) > sum(found["answer 60"][0])                                                       # short sentences say more in 60 words
+
+
+def test_a_nan_has_no_say():
+    assert bootstrap([[1.0, float("nan")], [float("nan")], [0.0]])[0] == 0.5
