@@ -65,14 +65,14 @@ class LSA:
     def fit(self, texts: Sequence[str]) -> LSA:
         """Learn terms, their weights and ``dim`` directions from these texts, and nothing of those before; returns itself."""
         expect_texts(texts)
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
         terms = list(map(tokens, texts))
         self.directions = np.zeros((0, 0), np.float32)                      # rank × terms
         self._tfidf = TfidfVectorizer(analyzer=list, sublinear_tf=True, dtype=np.float32)
         if any(terms):
             x = self._tfidf.fit_transform(terms)
-            self.directions = TruncatedSVD(min(self.dim, *x.shape), random_state=0).fit(x).components_
+            self.directions = randomized_svd(x, min(self.dim, *x.shape), n_iter=5, random_state=0)[2]
         return self
 
     def __call__(self, texts: Sequence[str]) -> Floats:
