@@ -177,3 +177,31 @@ class Memory:
     def nbytes(self) -> int:
         """All bytes held."""
         return sum(self.sizes().values())
+
+
+class Around(Memory):
+    """A text memory that keeps everything in another one, ``memory``, and ranks in its own way."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.least = memory, memory.least
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """What the other memory keeps."""
+        return self.memory.units
+
+    def write(self, record: Unit) -> None:
+        """Keep a unit. Raises ValueError if the record is no Unit."""
+        self.memory.write(record)
+
+    def scores(self, query: str) -> np.ndarray:
+        """How well each unit fits the query, in the order written."""
+        return self.memory.scores(query)
+
+    def forget(self, now: float) -> int:
+        """Drop what has expired; returns how many units. Raises ValueError if now is not a number."""
+        return self.memory.forget(now)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by part."""
+        return self.memory.sizes()
