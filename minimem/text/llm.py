@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -243,7 +244,7 @@ class OpenAICompatible:
         for i in range(self.tries):
             wait = 0.5 * 2 ** i
             try:
-                got = httpx.post(self.url, content=body, headers=headers, timeout=self.timeout)
+                got = self._client.post(self.url, content=body, headers=headers)
             except httpx.TimeoutException:
                 why = f"no answer within {self.timeout:g} s"
             except (httpx.HTTPError, httpx.InvalidURL) as e:
@@ -259,6 +260,11 @@ class OpenAICompatible:
                 break
             time.sleep(wait)
         raise Unreachable(f"{self._host} gave no answer in {i + 1} tries; the last: {why}" + (f" (come back in {wait:g} s)" if wait > self.patience else ""))
+
+    @cached_property
+    def _client(self) -> Any:
+        import httpx
+        return httpx.Client(timeout=self.timeout)
 
     @property
     def _host(self) -> str:
