@@ -77,9 +77,9 @@ class LSA:
 
     def __call__(self, texts: Sequence[str]) -> Floats:
         expect_texts(texts)
-        out = np.zeros((len(texts), self.dim), np.float32)
-        if len(texts) and len(self.directions):
-            x = self._tfidf.transform(map(tokens, texts)) @ self.directions.T
+        terms, out = list(map(tokens, texts)), np.zeros((len(texts), self.dim), np.float32)
+        if terms and len(self.directions):
+            x = self._tfidf.transform(terms) @ self.directions.T
             out[:, : x.shape[1]] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         return out
 
