@@ -146,6 +146,14 @@ def test_changes_before_the_first_read():
     np.testing.assert_array_equal(m.vectors, Spelled()(["hen", "fish", "owl", "bee", "ant"]))
 
 
+def test_a_memory_told_to_start_again_with_other_units():
+    m = memory(["cat", "dog", "hen"], Spelled())
+    m.rank("bird")
+    for texts in (["cat", "owl", "hen"], ["hen", "cat"], [], ["bee"]):
+        m._restart([Unit(f"D1:{i}", t) for i, t in enumerate(texts)])
+        np.testing.assert_array_equal(m.vectors, Spelled()(texts))
+
+
 def test_what_is_fitted_is_fitted_again_after_any_change_and_belongs_to_one_memory():
     lsa = LSA(16)
     a, b = memory(UNITS[:50], lsa), memory(UNITS[50:100], lsa)

@@ -159,3 +159,10 @@ def test_a_text_that_cannot_be_embedded_changes_nothing(model):
         with pytest.raises(ZeroDivisionError):
             m.write(Unit(id, "a dog"))
     assert [u.text for u in m.units.values()] == list(m._of) == ["a cat"]
+
+
+def test_a_memory_told_to_start_again_with_other_units(model):
+    m = Late(model.tokens)
+    m.write(Unit("a", "a cat"))
+    m._restart([Unit("b", "a dog"), Unit("a", "a cat")])
+    assert list(m.units) == ["b", "a"] and m.rank("cat", 1)[0].id == "a" and m.rank("dog", 1)[0].id == "b"

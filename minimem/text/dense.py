@@ -7,10 +7,9 @@ r"""Dense retrieval: a text becomes one vector, ahead of time; a question finds 
 The d_j of (3) are the texts of the other pairs of a batch: what answers one question is taken as wrong for the rest.
 
 An embedder is called with texts and returns (n, dim) float32 rows of length 1; it has a `name` and a `dim`; one that must see the texts
-first has `fit(texts)` and `nbytes()` too. Here: `LSA` (the default), and `BiEncoder`, trained by `train`. Elsewhere: `pretrained.minilm()`.
+first has `fit(texts)` and `nbytes()` too. Here: `BiEncoder`, trained by `train`. Elsewhere: `lsa.LSA` (the default), `pretrained.minilm()`.
 
-Paper   Karpukhin and others 2020, arXiv:2004.04906 (DPR: (2) and (3)); Reimers and Gurevych 2019, arXiv:1908.10084 (the mean in (1));
-        Deerwester and others 1990 (LSA).
+Paper   Karpukhin and others 2020, arXiv:2004.04906 (DPR: (2) and (3)); Reimers and Gurevych 2019, arXiv:1908.10084 (the mean in (1)).
 Differs DPR has two BERTs, reads the first token's vector and does not normalise; here one encoder reads both sides, as MiniLM does, and
         the one that is trained here is a bag of term vectors, with the terms of `tokens` and no position.
 Shapes  vectors: (n, dim) float32   `scores`: one float64 a unit, in the order written.
@@ -21,6 +20,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
+from itertools import takewhile
 from typing import Protocol
 from zlib import crc32
 
@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from .lsa import LSA, Floats, expect_texts
 from .unit import Memory, Unit, tokens
-
-Floats = NDArray[np.float32]
 
 
 class Embedder(Protocol):
@@ -41,51 +40,6 @@ class Embedder(Protocol):
     dim: int
 
     def __call__(self, texts: Sequence[str]) -> Floats: ...
-
-
-def expect_texts(texts: Sequence[str]) -> None:
-    """Raises ValueError for one string in place of several texts."""
-    if isinstance(texts, str):
-        raise ValueError(f"texts must be a list of strings, saw the string {texts[:40]!r}")
-
-
-class LSA:
-    """Latent semantic analysis, an embedder that needs no network: TF-IDF squeezed to ``dim`` numbers by a singular value decomposition.
-
-    It must be fitted on the texts that it shall tell apart. Fewer texts or terms than ``dim`` leave the last numbers 0; a text none of whose
-    terms were seen is all 0. The same texts give the same vectors. Needs scikit-learn. Raises ValueError if dim < 1.
-    """
-
-    def __init__(self, dim: int = 256) -> None:
-        if dim < 1:
-            raise ValueError(f"dim must be >= 1, saw {dim!r}")
-        self.name, self.dim = f"lsa-{dim}", dim
-        self.fit([])
-
-    def fit(self, texts: Sequence[str]) -> LSA:
-        """Learn terms, their weights and ``dim`` directions from these texts, and nothing of those before; returns itself."""
-        expect_texts(texts)
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.utils.extmath import randomized_svd
-        terms = list(map(tokens, texts))
-        self.directions = np.zeros((0, 0), np.float32)                      # rank × terms
-        self._tfidf = TfidfVectorizer(analyzer=list, sublinear_tf=True, dtype=np.float32)
-        if any(terms):
-            x = self._tfidf.fit_transform(terms)
-            self.directions = randomized_svd(x, min(self.dim, *x.shape), n_iter=5, random_state=0)[2]
-        return self
-
-    def __call__(self, texts: Sequence[str]) -> Floats:
-        expect_texts(texts)
-        terms, out = list(map(tokens, texts)), np.zeros((len(texts), self.dim), np.float32)
-        if terms and len(self.directions):
-            x = self._tfidf.transform(terms) @ self.directions.T
-            out[:, : x.shape[1]] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        return out
-
-    def nbytes(self) -> int:
-        """What it learned: the terms with their numbers and weights, and the directions."""
-        return sum(len(t.encode(errors="surrogatepass")) + 8 for t in getattr(self._tfidf, "vocabulary_", ())) + self.directions.nbytes
 
 
 class Dense(Memory):
@@ -103,12 +57,12 @@ class Dense(Memory):
         super().__init__()
 
     def _restart(self, units: Iterable[Unit]) -> None:
-        units = list(units)
-        kept = {u.id for u in units}
-        self._rows = self._rows[np.array([id in kept for id, _ in zip(self.units, self._rows)], bool)]
+        units, known = list(units), dict(zip((u.text for u in self.units.values()), self._rows))
         if self.fitted:
             self.embed.fit([])
-            self._rows = self._rows[:0]
+            known = {}
+        rows = [known[u.text] for u in takewhile(lambda u: u.text in known, units)]
+        self._rows = np.array(rows, np.float32).reshape(-1, self.embed.dim)
         super()._restart(units)
 
     @property

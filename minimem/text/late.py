@@ -47,7 +47,7 @@ class Late(Memory):
 
     def _restart(self, units: Iterable[Unit]) -> None:
         units = list(units)
-        self._of = {u.text: self._of[u.text] for u in units}
+        self._of = {u.text: self._of[u.text] for u in units if u.text in self._of}
         super()._restart(units)
 
     def write(self, record: Unit) -> None:
