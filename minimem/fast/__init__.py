@@ -3,6 +3,7 @@
     pick("gated_delta")                   the first library that works here, else our own; ``why`` says what was passed over
     pick("gated_delta", want="fla")       that one, or a ValueError with the reason
     pick("gated_delta", want="minimem")   our own
+    pick("ivf").fn(cells=64, probe=8)     an empty vector index; also flat, sq8, pq, hnsw
 
 ``python -m minimem.fast`` prints what is active on this machine.
 """
@@ -44,6 +45,11 @@ OURS = {
     "full": "minimem.cache.full:parallel",
     "streaming": "minimem.cache.window:parallel",
     "search": "minimem.fast:search",
+    "flat": "minimem.text.index:Flat",
+    "sq8": "minimem.text.index:SQ8",
+    "pq": "minimem.text.index:PQ",
+    "ivf": "minimem.text.index:IVF",
+    "hnsw": "minimem.text.hnsw:HNSW",
 }
 INTERPRETED = "its kernels run in Triton's interpreter on a CPU, at tiny sizes; not exercised on a GPU"
 BACKENDS = {
@@ -52,6 +58,7 @@ BACKENDS = {
     "full": [Backend("sdpa", "torch", "minimem.fast.sdpa:full", exercised="on a CPU")],
     "streaming": [Backend("sdpa", "torch", "minimem.fast.sdpa:streaming", exercised="on a CPU")],
     "search": [Backend("faiss", "faiss-cpu", "minimem.fast.faiss:search", exercised="on a CPU")],
+    **{name.lower(): [Backend("faiss", "faiss-cpu", f"minimem.fast.faiss:{name}", exercised="on a CPU")] for name in ("Flat", "SQ8", "PQ", "IVF", "HNSW")},
 }
 
 
