@@ -63,8 +63,8 @@ def test_thinned_keeps_gaps_of_powers_of_two(C):
 
 @pytest.mark.oracle("sensory_stream")
 def test_reservoir_keeps_every_frame_with_chance_C_over_N():
-    """Every frame with C/N and every two with C(C − 1)/N(N − 1), within five standard deviations of 4,000 draws; and the draws follow the seed."""
-    N, C, draws = 12, 4, 4000
+    """Every frame with C/N and every two with C(C − 1)/N(N − 1), within five standard deviations of 2,000 draws; and the draws follow the seed."""
+    N, C, draws = 12, 4, 2000
     kept = [tuple(filled(np.zeros((N, 1)), C, reservoir, seed).times) for seed in range(draws)]
     for size, p in ((1, C / N), (2, C * (C - 1) / (N * (N - 1)))):
         count = Counter(s for k in kept for s in itertools.combinations(k, size))
