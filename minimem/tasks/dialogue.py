@@ -35,7 +35,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,7 +147,12 @@ def dated(unit: Unit) -> Unit:
 def answer_recall(units: Iterable[Unit], answer: str) -> float:
     """The share of the answer's terms that the units' texts hold: a reader cannot say what is not there. NaN if the answer has no terms."""
     wanted = set(tokens(answer))
-    return len(wanted & {t for u in units for t in tokens(u.text)}) / len(wanted) if wanted else math.nan
+    return len(wanted & frozenset().union(*(_terms(u.text) for u in units))) / len(wanted) if wanted else math.nan
+
+
+@lru_cache(1 << 12)
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(tokens(text))
 
 
 def evaluate(samples: list[dict[str, Any]], memory: Callable[[], Any], ks: Iterable[int] = (), words: Iterable[int] = (),
