@@ -39,9 +39,9 @@ def test_ranks_summed_by_hand():
 
 def test_equal_scores_have_equal_ranks():
     s = np.random.default_rng(0).integers(5, size=40) / 4
-    np.testing.assert_array_equal(ranks(s), [1 + sum(x > y for x in s) for y in s])
-    np.testing.assert_array_equal(ranks([3, 5, 5, 1, 3]), [3, 1, 1, 5, 3])
-    np.testing.assert_allclose(rrf([[0, 0, 0], [1, 3, 2]], k=1), [1 / 2 + 1 / 4, 1 / 2 + 1 / 2, 1 / 2 + 1 / 3])
+    np.testing.assert_array_equal(ranks(s), [sum(x >= y for x in s) for y in s])
+    np.testing.assert_array_equal(ranks([3, 5, 5, 1, 3]), [4, 2, 2, 5, 4])
+    np.testing.assert_allclose(rrf([[0, 0, 0], [1, 3, 2]], k=1), [1 / 4 + 1 / 4, 1 / 4 + 1 / 2, 1 / 4 + 1 / 3])
 
 
 @pytest.mark.oracle("fusion")

@@ -4,12 +4,13 @@ r"""Fusion: several memories are told the same units, and their rankings or scor
     s_sum(d) = α (s₁(d) − min s₁) / (max s₁ − min s₁) + (1 − α) (s₂(d) − min s₂) / (max s₂ − min s₂)       (2)
     d*       = argmax_d λ s(q, d) − (1 − λ) max_{d′ chosen} s(d, d′)                                       (3)
 
-rankᵢ(d) is one more than the number of texts that memory i scores above d, so that equal scores have equal ranks. Minimum and maximum
-are taken over all texts, not over the best few. Of a constant list, which prefers nothing, (2) adds 0 to every text.
+rankᵢ(d) is the number of texts that memory i scores at least as high as d: of equals all have the last place, so that being one of three
+hundred is worth little. Minimum and maximum are taken over all texts, not over the best few. Of a constant list, which prefers nothing,
+(2) adds 0 to every text.
 
 Paper   Cormack, Clarke and Büttcher 2009, doi 10.1145/1571941.1572114: (1), with k = 60; Carbonell and Goldstein 1998,
         doi 10.1145/290941.291025: (3).
-Differs the paper of (1) fuses many rankings of search engines without ties. In (3) the maximum over nothing chosen is 0.
+Differs the rankings of (1)'s paper have no ties; libraries break them in the order of writing. In (3) the maximum over nothing chosen is 0.
 Shapes  scores: M lists of one number a text, (M, N)   fused: (N,) float64, larger is better.
 """
 from __future__ import annotations
@@ -34,9 +35,9 @@ def _expect_scores(scores: ArrayLike, name: str = "scores", ndim: int = 2) -> np
 
 
 def ranks(scores: ArrayLike) -> np.ndarray:
-    """1 + how many texts are scored higher, for each text of a list (N,)."""
+    """How many texts of a list (N,) are scored at least as high as each."""
     s = -_expect_scores(scores, ndim=1)
-    return 1 + np.searchsorted(np.sort(s), s)
+    return np.searchsorted(np.sort(s), s, side="right")
 
 
 def rrf(scores: Sequence[ArrayLike], k: float = 60) -> np.ndarray:
