@@ -13,14 +13,15 @@ What it promises, and the tests hold it to:
     meta (name, value)    user (number, name, generation)    unit (n, user, id, text, kind, time, expires, meta, deleted)
     source (unit, place, user, turn)    vector (unit, user, x)    words_1, words_2 …: FTS5, one a user
 
-Full text is FTS5's bm25() (k₁ = 1.2, b = 0.75, idf = ln((N − n + ½)/(n + ½)), at least 10⁻⁶) over the terms of ``tokens``, joined by blanks, so that
-Chinese is found and every memory here cuts a text alike. Its N and n are counted over a whole table: in a shared one the order of Ada's answers would tell
-how often Ben writes a word. Hence one table a user. With ``embed`` the scores are BM25 and cosine, each from 0 to 1, added up.
+Full text is FTS5's bm25() (k₁ = 1.2, b = 0.75, idf = ln((N − n + ½)/(n + ½)), at least 10⁻⁶) over the terms of ``tokens``, joined by blanks, so
+that Chinese is found and every memory here cuts a text alike. Its N and n are counted over a whole table: in a shared one, the order of Ada's
+answers would tell how often Ben writes a word. Hence one table a user. With ``embed``, BM25 and cosine are added up, each from 0 to 1.
 
-Differs a question's words are taken rarest first, and no more once they stand in 30,000 units together: the commonest words of a large store weigh little and
-        cost most. Vectors are compared one by one, in memory, in a matrix that follows the table's generation: exact, and quick enough for 100,000.
-        `purge` rebuilds the whole file, for all users; what a disk, a backup or a snapshot keeps of older bytes is out of its reach.
-        One connection behind a lock: threads may share a store, a process must not carry it over a fork. A writer waits 60 s for another; readers never wait.
+Differs a question's words are taken rarest first, and no more once they stand in 20,000 units together: the commonest words of a large store weigh
+        little and cost most. `read` gives up when 250 units in a row do not fit. Vectors are compared one by one in memory, in a copy that follows
+        the table's generation: exact, and quick enough for 100,000. `purge` rebuilds the whole file, for all users; older bytes that a disk, a backup
+        or a snapshot keeps are out of its reach. One connection behind a lock: threads may share a store, a process must not carry it over a fork.
+        A writer waits 60 s for another; readers never wait.
 Units   times in days since 1 January 1970, budgets in words, sizes in bytes as stored, without the empty room in pages.
 """
 from __future__ import annotations
@@ -40,7 +41,7 @@ from .fusion import minmax
 from .storable import StoreError, batches, day_of, embedded, expect_embedder, ids_of, row, text_of
 from .unit import Unit, expect_count, fill, tokens
 
-SCHEMA, WAIT, REACH = 1, 60.0, 30_000
+SCHEMA, WAIT, REACH, MISSES = 1, 60.0, 20_000, 250
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE user (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL DEFAULT 0);
@@ -76,8 +77,9 @@ class SQLite:
             self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         try:
             with self._asking():
-                for what in ("journal_mode=WAL", f"synchronous={'FULL' if durable else 'NORMAL'}", "foreign_keys=ON", "secure_delete=ON", f"journal_size_limit={1 << 26}"):
-                    self._db.execute(f"PRAGMA {what}")
+                sync = "FULL" if durable else "NORMAL"
+                for name, value in (("journal_mode", "WAL"), ("synchronous", sync), ("foreign_keys", 1), ("secure_delete", 1), ("journal_size_limit", 1 << 26)):
+                    self._db.execute(f"PRAGMA {name} = {value}")
             self._forget_matrix()
             with self._reading():
                 ready = self._known()
@@ -105,8 +107,8 @@ class SQLite:
         if not self.embed or model == (self.embed.name, self.embed.dim):
             return self._number is not None
         if model[0] is not None:
-            raise StoreError(f"{self.path} holds vectors of {model[0]} (dim {model[1]}) and embed is {self.embed.name} (dim {self.embed.dim}): vectors of two models "
-                             "cannot be compared; open it with the first, or write its units() into a new store")
+            raise StoreError(f"{self.path} holds vectors of {model[0]} (dim {model[1]}), embed is {self.embed.name} (dim {self.embed.dim}): vectors of "
+                             "two models cannot be compared; open it with the first, or write its units() into a new store")
         if self._one("SELECT EXISTS (SELECT * FROM unit)"):
             raise StoreError(f"{self.path} was begun without vectors; open it without embed, or write its units() into a new store")
         return False
@@ -175,11 +177,14 @@ class SQLite:
     # -------------------------------------------------------------- writing
 
     def write(self, record: Unit) -> None:
-        """Keep a unit; one with the same id is replaced. When this returns, it is kept. Raises ValueError if the record is no Unit or cannot be stored."""
+        """Keep a unit; one with the same id is replaced. When this returns, it is kept.
+
+        Raises ValueError if the record is no Unit or cannot be stored.
+        """
         self.write_all([record])
 
     def write_all(self, records: Iterable[Unit]) -> int:
-        """Keep all of them or, if anything fails, none; returns how many. Takes from a generator a few hundred at a time; others wait to write meanwhile.
+        """Keep all of them or, if anything fails, none; returns how many. Takes a few hundred at a time from a generator; other writers wait.
 
         Raises ValueError if a record is no Unit or cannot be stored.
         """
@@ -189,7 +194,7 @@ class SQLite:
             return 0
         with self._changing():
             if self._meta("model") and not self.embed:
-                raise StoreError(f"{self.path} holds vectors of {self._meta('model')}; open it with that embed to write, or full text and vectors fall out of step")
+                raise StoreError(f"{self.path} holds vectors of {self._meta('model')}; open it with that embed to write, or some would be missing")
             count = sum(self._put(*r) for some in chain([first], ready) for r in some)
             self._changed()
         return count
@@ -201,7 +206,8 @@ class SQLite:
 
     def _put(self, row: tuple, turns: Sequence[str], vector: bytes | None) -> int:
         self._bury("id = ?", row[0])
-        n = self._db.execute("INSERT INTO unit (user, id, text, kind, time, expires, meta) VALUES (?, ?, ?, ?, ?, ?, ?)", (self._number, *row)).lastrowid
+        new = "INSERT INTO unit (user, id, text, kind, time, expires, meta) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        n = self._db.execute(new, (self._number, *row)).lastrowid
         self._db.execute(f"INSERT INTO {self._words} (rowid, terms) VALUES (?, ?)", (n, " ".join(tokens(row[1]))))
         self._db.executemany("INSERT INTO source VALUES (?, ?, ?, ?)", [(n, i, self._number, turn) for i, turn in enumerate(turns)])
         if vector is not None:
@@ -248,7 +254,7 @@ class SQLite:
         with self._lock, self._asking():
             self._db.execute("VACUUM")
             if self._one("PRAGMA wal_checkpoint(TRUNCATE)"):
-                raise StoreError(f"{self.path}-wal still holds what was purged, for somebody reads an old state of the store; purge again when they are done")
+                raise StoreError(f"{self.path}-wal still holds what was purged, for somebody reads an old state of the store; purge again after that")
         return count
 
     # -------------------------------------------------------------- reading
@@ -265,13 +271,14 @@ class SQLite:
 
     def read(self, query: str, words: float = 500) -> list[Unit]:
         """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
-        taken, left, asked = fill([], words), words, self._asked(query)
+        taken, left, missed, asked = fill([], words), words, 0, self._asked(query)
         with self._reading():
             for some in batches(self._order(*asked, None), 50):
                 new = fill(self._load(some), left)
                 taken += new
                 left -= sum(u.words for u in new)
-                if left < 1:
+                missed = 0 if new else missed + len(some)
+                if left < 1 or missed >= MISSES:
                     break
         return taken
 
@@ -283,12 +290,13 @@ class SQLite:
         """Numbers of the k best units."""
         if vector is None:
             return [n for n, _ in self._matches(terms, f"ORDER BY rank, rowid LIMIT {-1 if k is None else k}")]
-        numbers, x = self._matrix()
-        bm25 = np.zeros(len(numbers))
+        self._follow()
+        cosine = np.concatenate([np.einsum("nk,k->n", x, vector) for x in self._vectors])       # equal rows, equal scores: @ would round by place
+        bm25 = np.zeros(len(self._numbers))
         if found := self._matches(terms):
-            n, s = zip(*found)
-            bm25[np.searchsorted(numbers, n)] = s
-        return numbers[np.argsort(-minmax([bm25, x @ vector]), kind="stable")[:k]].tolist()
+            n, scores = zip(*found)
+            bm25[np.searchsorted(self._numbers, n)] = scores
+        return self._numbers[np.argsort(-minmax([bm25, cosine]), kind="stable")[:k]].tolist()
 
     def _matches(self, terms: Sequence[str], order: str = "") -> list[tuple[int, float]]:
         """(number, BM25) of the units that hold a term; the rarest terms first, until they stand in REACH units."""
@@ -299,22 +307,26 @@ class SQLite:
         match = " OR ".join(f'"{t}"' for t in terms if t in kept)
         return self._db.execute(f"SELECT rowid, -rank FROM {self._words} WHERE {self._words} MATCH ? {order}", (match,)).fetchall() if kept else []
 
-    def _matrix(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the units, in order, and their vectors; what has changed since the last time is read from the table."""
+    def _follow(self) -> None:
+        """Bring the numbers of the units and their vectors, kept in memory in a few blocks, to the state of the tables."""
         state = self.generation, self._db.total_changes
-        if state != self._state:
-            live = np.array(self._db.execute("SELECT n FROM unit WHERE user = ? AND deleted = 0 ORDER BY n", (self._number,)).fetchall(), np.int64).reshape(-1)
-            last = int(self._numbers[-1]) if len(self._numbers) else 0
-            new = self._db.execute("SELECT x FROM unit JOIN vector ON unit = n WHERE unit.user = ? AND deleted = 0 AND n > ? ORDER BY n", (self._number, last))
-            kept = np.isin(self._numbers, live, assume_unique=True)
-            x = np.frombuffer(b"".join(b for b, in new), "<f4").reshape(-1, self.embed.dim)
-            self._vectors = np.concatenate([self._vectors if kept.all() else self._vectors[kept], x])
-            self._numbers, self._state = live, state
-        return self._numbers, self._vectors
+        if state == self._state:
+            return
+        last = int(self._numbers[-1]) if len(self._numbers) else 0
+        new = self._db.execute("SELECT n, x FROM unit JOIN vector ON unit = n WHERE unit.user = ? AND deleted = 0 AND n > ? ORDER BY n",
+                               (self._number, last)).fetchall()
+        if self._one("SELECT count(*) FROM unit WHERE user = ? AND deleted = 0 AND n <= ?", self._number, last) < len(self._numbers):
+            live = self._db.execute("SELECT n FROM unit WHERE user = ? AND deleted = 0 AND n <= ?", (self._number, last)).fetchall()
+            kept = np.isin(self._numbers, np.array(live, np.int64))
+            self._numbers, self._vectors = self._numbers[kept], [np.concatenate(self._vectors)[kept]]
+        self._numbers = np.append(self._numbers, np.array([n for n, _ in new], np.int64))
+        self._vectors.append(np.frombuffer(b"".join(x for _, x in new), "<f4").reshape(-1, self.embed.dim))
+        if len(self._vectors) > 16:
+            self._vectors = [np.concatenate(self._vectors)]
+        self._state = state
 
     def _forget_matrix(self) -> None:
-        self._state, self._numbers = None, np.zeros(0, np.int64)
-        self._vectors = np.zeros((0, self.embed.dim if self.embed else 0), "<f4")
+        self._state, self._numbers, self._vectors = None, np.zeros(0, np.int64), []
 
     def _load(self, numbers: Iterable[int]) -> Iterator[Unit]:
         for some in batches(numbers):
@@ -343,12 +355,13 @@ class SQLite:
         n = 0
         while True:
             with self._reading():
-                some = [n for n, in self._db.execute("SELECT n FROM unit WHERE user = ? AND deleted = 0 AND n > ? AND n <= ? ORDER BY n LIMIT ?", (self._number, n, newest, 256))]
-                page = list(self._load(some))
+                some = self._db.execute("SELECT n FROM unit WHERE user = ? AND deleted = 0 AND n > ? AND n <= ? ORDER BY n LIMIT 256",
+                                        (self._number, n, newest)).fetchall()
+                page = list(self._load(n for n, in some))
             if not some:
                 return
             yield from page
-            n = some[-1]
+            n = some[-1][0]
 
     # -------------------------------------------------------------- what it holds, and whether it is sound
 
@@ -362,7 +375,8 @@ class SQLite:
         """units; deleted (and not yet purged); bytes by part; model and dim of the vectors; schema; generation."""
         with self._reading():
             units, deleted = (self._one("SELECT count(*) FROM unit WHERE user = ? AND deleted = ?", self._number, d) for d in (0, 1))
-            return {"units": units, "deleted": deleted, "bytes": self.sizes(), "model": self._meta("model"), "dim": self._meta("dim"), "schema": SCHEMA, "generation": self.generation}
+            return {"units": units, "deleted": deleted, "bytes": self.sizes(), "model": self._meta("model"), "dim": self._meta("dim"),
+                    "schema": SCHEMA, "generation": self.generation}
 
     def sizes(self) -> dict[str, int]:
         """Bytes by part, of this user alone: text with ids and meta; full text (terms and index); vectors; what is deleted and not purged."""
@@ -383,11 +397,15 @@ class SQLite:
         """Returns if all is in step. Raises StoreError that names what is not: the file's pages, the full text, a text and its terms, a vector."""
         with self._reading():
             bad = [said for said, in self._db.execute("PRAGMA integrity_check") if said != "ok"]
-            rows = self._db.execute(f"SELECT id, text, terms, length(x) FROM unit LEFT JOIN {self._words} AS w ON w.rowid = n LEFT JOIN vector ON unit = n WHERE unit.user = ? AND deleted = 0", (self._number,))
+            rows = self._db.execute(f"SELECT id, text, terms, length(x) FROM unit LEFT JOIN {self._words} AS w ON w.rowid = n "
+                                    "LEFT JOIN vector ON unit = n WHERE unit.user = ? AND deleted = 0", (self._number,))
             size, count = 4 * self._meta("dim") if self._meta("dim") else None, 0
             for id, text, terms, length in rows:
                 count += 1
-                bad += [f"{id!r} has other terms in the full text"] * (" ".join(tokens(text)) != terms) + [f"{id!r} has a vector of {length} bytes, wanted {size}"] * (length != size)
+                if " ".join(tokens(text)) != terms:
+                    bad.append(f"{id!r} has other terms in the full text")
+                if length != size:
+                    bad.append(f"{id!r} has a vector of {length} bytes, wanted {size}")
             if (words := self._one(f"SELECT count(*) FROM {self._words}")) != count:
                 bad.append(f"{words} units in the full text, {count} in the table")
         with self._changing():
