@@ -87,10 +87,10 @@ def minus(a, b):
 
 # ------------------------------------------------------------------ turns
 
-def on_turns(samples, tokens):
+def on_turns(samples, model):
     found, sizes = {}, {}
     for sample in tqdm(samples, desc="turns"):
-        systems = Systems(sample, tokens)
+        systems = Systems(sample, model.tokens)
         for name, order in systems.orders().items():
             m = Ranked(order)
             for k, v in dialogue.evaluate([sample], lambda m=m: m, KS, WORDS).items():
@@ -98,14 +98,30 @@ def on_turns(samples, tokens):
         for name, m in systems.parts.items():
             for part, n in m.sizes().items():
                 sizes.setdefault(name, {}).setdefault(part, []).append(n)
-    return found, sizes
+    pairs = [("BM25 b=0", "MiniLM"), ("LSA-256", "MiniLM"), ("BM25 b=0", "LSA-256"), ("MiniLM, float16", "MiniLM"),
+             ("MiniLM, then MaxSim of 50", "MiniLM"), ("MaxSim, all turns", "MiniLM"), ("BM25 b=0", "MaxSim, all turns"),
+             ("BM25 + MiniLM, then MaxSim of 50", "BM25 + MiniLM"), ("BM25 + MaxSim, all turns", "BM25 + MiniLM")]
+    n = sum(len(dialogue.turns(s)) for s in samples)
+    asked = [[q.category for q in dialogue.questions(s)] for s in samples]
+
+    def category(values, c):
+        return percent([[x for x, k in zip(v, a, strict=True) if k == c] for v, a in zip(values, asked, strict=True)])[0]
+
+    record("dense", {
+        "on": "LoCoMo-10, turns with speaker and picture caption, categories 1-4; percent: mean, 95% interval over the 10 conversations",
+        "conversations": len(samples), "turns": n, "questions": sum(map(len, asked)),
+        "systems": {name: {k: percent(v) for k, v in r.items()} for name, r in found.items()},
+        "differences": {f"{a} minus {b}": {k: percent(minus(found[a][k], found[b][k])) for k in found[a]} for a, b in pairs},
+        "R@10 by category": {name: {c: category(r["R@10"], c) for c in dialogue.ANSWERABLE} for name, r in found.items()},
+        "bytes a turn": {name: {part: round(sum(v) / n) for part, v in parts.items()} for name, parts in sizes.items() if name != "MiniLM, float16"},
+    }, packages=PACKAGES)
 
 
 # ------------------------------------------------------------------ sessions
 
 def sessions(sample):
     """A session as a unit: its turns, one a line."""
-    return [Unit(f"S{i}", "\n".join(u.text for u in said), "session", tuple(u.id for u in said))
+    return [Unit(f"S{i}", "\n".join(" ".join(u.text.split()) for u in said), "session", tuple(u.id for u in said))
             for i in sorted({u.meta["session"] for u in dialogue.turns(sample)})
             if (said := [u for u in dialogue.turns(sample) if u.meta["session"] == i])]
 
@@ -145,31 +161,21 @@ def unseen(samples, tokenizer, limit=254):
     return {"sessions": n, "words a session": round(words / n), **{f"{name}, %": round(100 * a / b, 1) for name, (a, b) in share.items()}}
 
 
+def on_sessions(samples, model):
+    cut, mean = "MiniLM, first 256 tokens", "MiniLM, mean of the turns"
+    found = {name: dialogue.evaluate(samples, memory, (1, 5, 10), units=sessions) for name, memory in
+             {"BM25 b=0.75": BM25, cut: lambda: Dense(minilm), mean: lambda: Means(minilm)}.items()}
+    record("dense_sessions", {
+        "on": "LoCoMo-10, a session as one unit, categories 1-4; percent: mean, 95% interval over the 10 conversations",
+        "systems": {name: {k: percent(v) for k, v in r.items()} for name, r in found.items()},
+        f"{mean} minus {cut}": {k: percent(minus(v, found[cut][k])) for k, v in found[mean].items()},
+        "what 256 tokens see of a session": unseen(samples, model.tokenizer),
+    }, packages=PACKAGES)
+
+
 if __name__ == "__main__":
     if "MINIMEM_DATA" not in os.environ:
         raise SystemExit("MINIMEM_DATA is not set: LoCoMo not measured")
     samples, model = dialogue.load(), pretrained.minilm()
-    found, sizes = on_turns(samples, model.tokens)
-    pairs = [("BM25 b=0", "MiniLM"), ("LSA-256", "MiniLM"), ("BM25 b=0", "LSA-256"), ("MiniLM, float16", "MiniLM"),
-             ("MiniLM, then MaxSim of 50", "MiniLM"), ("MaxSim, all turns", "MiniLM"), ("BM25 b=0", "MaxSim, all turns"),
-             ("BM25 + MiniLM, then MaxSim of 50", "BM25 + MiniLM"), ("BM25 + MaxSim, all turns", "BM25 + MiniLM")]
-    n = sum(len(dialogue.turns(s)) for s in samples)
-    asked = [[q.category for q in dialogue.questions(s)] for s in samples]
-
-    def category(values, c):
-        return percent([[x for x, k in zip(v, a, strict=True) if k == c] for v, a in zip(values, asked, strict=True)])[0]
-
-    of_sessions = {name: dialogue.evaluate(samples, memory, (1, 5, 10), units=sessions) for name, memory in
-                   {"BM25 b=0.75": BM25, "MiniLM, first 256 tokens": lambda: Dense(minilm), "MiniLM, mean of the turns": lambda: Means(minilm)}.items()}
-    record("dense", {
-        "on": "LoCoMo-10, turns with speaker and picture caption, categories 1-4; percent: mean, 95% interval over the 10 conversations",
-        "conversations": len(samples), "turns": n, "questions": sum(map(len, asked)),
-        "systems": {name: {k: percent(v) for k, v in r.items()} for name, r in found.items()},
-        "differences": {f"{a} minus {b}": {k: percent(minus(found[a][k], found[b][k])) for k in found[a]} for a, b in pairs},
-        "R@10 by category": {name: {c: category(r["R@10"], c) for c in dialogue.ANSWERABLE} for name, r in found.items()},
-        "bytes a turn": {name: {part: round(sum(v) / n) for part, v in parts.items()} for name, parts in sizes.items() if name != "MiniLM, float16"},
-        "sessions": {name: {k: percent(v) for k, v in r.items()} for name, r in of_sessions.items()},
-        "sessions, mean of the turns minus first 256 tokens": {
-            k: percent(minus(of_sessions["MiniLM, mean of the turns"][k], v)) for k, v in of_sessions["MiniLM, first 256 tokens"].items()},
-        "what 256 tokens see of a session": unseen(samples, model.tokenizer),
-    }, packages=PACKAGES)
+    on_sessions(samples, model)
+    on_turns(samples, model)
