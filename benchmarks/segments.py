@@ -1,16 +1,19 @@
 """Topic segments against turns, fixed windows, sessions and cuts at random, at equal words on LoCoMo (with MINIMEM_DATA set).
 
-OMP_NUM_THREADS=1 MINIMEM_DATA=... python benchmarks/segments.py
+OMP_NUM_THREADS=1 MINIMEM_DATA=... python benchmarks/segments.py [cuts | keys]
 
 Fixed before the run. Segments: (1) of ``text.secom`` on MiniLM's vectors of the turns. Three retrievers: BM25 (b = 0.75); MiniLM, where a unit's vector is
 the mean of its turns' vectors, made length 1; the min-max sum of MiniLM and BM25 with b = 0. Every unit is read with its day before it, three words, paid for.
 The claim holds if, at 1,000 words, segments find more evidence AND more answer terms than turns, and than sessions, with BM25 and with the sum,
 each interval above 0; and it is the topics that do it if the same is true against windows of 4 turns, which are as long as segments, and against as many
 cuts at random. Purified keys keep 75 % (the paper's rate) and 50 % of the words; what is read stays the original.
+``keys``, fixed after these had been seen: is it the common words that must go, or any, or only the speakers' names?
 No number here was chosen on LoCoMo but the ½ σ, a rule of the first sketch of this project, which gave segments of four turns.
 """
 import os
 import random
+import re
+import sys
 from functools import partial
 
 import numpy as np
@@ -22,7 +25,8 @@ from minimem.text.bm25 import BM25
 from minimem.text.dense import Dense
 from minimem.text.fusion import Fused
 from minimem.text.granularity import by_session, sessions, windows
-from minimem.text.secom import SeCom, by_likeness
+from minimem.text.secom import SeCom, by_likeness, purified, rarity
+from minimem.text.unit import Unit, tokens
 
 WORDS, SEEDS = (250, 500, 1000, 2000, 4000), (0, 1, 2)
 PACKAGES = ("minimem", "torch", "numpy", "scipy")
@@ -68,13 +72,56 @@ def stores(samples, memory):
     return made
 
 
-def locomo(samples):
+class Rewritten(SeCom):
+    """Segments found by ``rewrite(text, rare)``; what is read stays the original."""
+
+    def __init__(self, keys, rewrite):
+        self.rewrite = rewrite
+        super().__init__(topics, keys)
+
+    @property
+    def index(self):
+        if self._found is None:
+            keys, values, rare = self.keys(), {s.id: s for s in self.segments()}, rarity(u.text for u in self.units.values())
+            for s in values.values():
+                keys.write(Unit(s.id, self.rewrite(s.text, rare), s.kind, s.source_ids, s.time, meta=s.meta))
+            self._found = keys, values
+        return self._found
+
+
+def fewer_at_random(text, rare):
+    """Three words of four, any."""
+    r = random.Random(text)
+    return purified(text, {t: r.random() for t in tokens(text, frozenset(), str)})
+
+
+REWRITES = {"as said": lambda text, rare: text, "75 %, the rarest": purified, "75 %, any": fewer_at_random,
+            "speakers' names dropped": lambda text, rare: re.sub(r"^\w+: ", "", text, flags=re.M)}
+
+
+def keys(samples):
+    """Is it the common words, or any words, or the names before each turn? The same segments, found by other keys."""
+    known_lines(samples)
+    found = {(r, name): dialogue.evaluate(samples, partial(Rewritten, made, rewrite), (10,), (1000,), dates=True)
+             for name, rewrite in REWRITES.items() for r, made in KEYS.items()}
+    record("segments_keys", {
+        "on": "LoCoMo-10, categories 1-4, segments by (1) found by other keys; percent: mean, 95% interval over the 10 conversations; evidence and answer terms in 1,000 words",
+        "systems": {r: {n: {k: percent(v) for k, v in found[r, n].items()} for n in REWRITES} for r in KEYS},
+        "minus as said": {r: {n: {k: percent(minus(found[r, n][k], found[r, "as said"][k])) for k in found[r, n]} for n in REWRITES if n != "as said"} for r in KEYS},
+    }, packages=PACKAGES)
+
+
+def known_lines(samples):
     for s in samples:                                           # so that every unit's vector is the mean over turns, not over lines
         said = dialogue.turns(s)
         made = stores([s], lambda: SeCom(topics, keep=1))[0].segments() + [u for f in UNITS.values() for u in f(s)]
         made += [u for seed in SEEDS for u in stores([s], lambda seed=seed: SeCom(partial(at_random, seed=seed), keep=1))[0].segments()]
         at = {u.id: u.text for u in said}
         LINES.update({u.text: [at[i] for i in u.source_ids] for u in made if u.text.count("\n") + 1 != len(u.source_ids)})
+
+
+def locomo(samples):
+    known_lines(samples)
     found = {}
     for retriever, keys in KEYS.items():
         jobs = {name: (keys, units) for name, units in UNITS.items()}
@@ -103,6 +150,7 @@ def locomo(samples):
 
 if __name__ == "__main__":
     if "MINIMEM_DATA" in os.environ:
-        locomo(dialogue.load())
+        for measure in {"keys": [keys], "cuts": [locomo]}.get(" ".join(sys.argv[1:]), [locomo, keys]):
+            measure(dialogue.load())
     else:
         print("MINIMEM_DATA is not set: LoCoMo not measured")
