@@ -1,5 +1,4 @@
 """One contract for both stores: what is written comes back, is found, is forgotten, is gone; users never meet; nothing is left half done."""
-import importlib.util
 import math
 import os
 import random
@@ -13,11 +12,13 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pg
 import pytest
 
 from minimem.tasks.dialogue import make, questions, turns
 from minimem.text.dense import Dense
 from minimem.text.fusion import minmax
+from minimem.text.postgres import Postgres
 from minimem.text.storable import StoreError
 from minimem.text.store import SQLite
 from minimem.text.unit import Memory, Unit, fill, tokens
@@ -44,24 +45,15 @@ class Other(Hashed):
     name, dim = "another-model", 24
 
 
-def postgres():
-    return all(map(importlib.util.find_spec, ("minimem.text.postgres", "pg")))
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not postgres(), reason="no PostgreSQL store yet"))])
+@pytest.fixture(params=["sqlite", "postgres"])
 def open_store(request, tmp_path):
     """open_store(user, embed): a store in the one, at first empty, database of this test."""
     opened = []
     if request.param == "postgres":
-        import pg
-        from minimem.text.postgres import Postgres
-        dsn = pg.fresh("ada", "ben", "")
+        dsn = pg.fresh("ada", "ben")
 
-        def make_one(user="ada", embed=None):
-            return Postgres(dsn[user], user, embed)
-    else:
-        def make_one(user="ada", embed=None):
-            return SQLite(tmp_path / "chat.db", user, embed)
+    def make_one(user, embed):
+        return Postgres(dsn[user], user, embed) if request.param == "postgres" else SQLite(tmp_path / "chat.db", user, embed)
 
     def opener(user="ada", embed=None):
         opened.append(make_one(user, embed))
