@@ -28,8 +28,9 @@ def minilm(texts):
             some = new[i:i + 512]
             KEPT.update(zip(map(_key, some), model(some)))
         CACHE.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(CACHE.with_suffix(".new.npz"), keys=np.array(list(KEPT)), vectors=np.array(list(KEPT.values())))
-        CACHE.with_suffix(".new.npz").replace(CACHE)
+        new_file = CACHE.with_suffix(f".{os.getpid()}.npz")               # of this process alone
+        np.savez(new_file, keys=np.array(list(KEPT)), vectors=np.array(list(KEPT.values())))
+        new_file.replace(CACHE)
     return np.array([KEPT[_key(t)] for t in texts], np.float32).reshape(len(texts), 384)
 
 
