@@ -129,8 +129,8 @@ def window_diff(reference: Iterable[int], hypothesis: Iterable[int], length: int
 class SeCom(Memory):
     """A text memory that is told turns and reads segments: found by their purified text, returned as they were said, in time order.
 
-    ``cut(turns of one session)`` returns cuts (``by_likeness(embed)``, ``asked(llm)``); ``keys()`` makes the memory that finds the purified texts;
-    ``keep``: the share of their words that stays. Raises ValueError unless 0 < keep ≤ 1.
+    ``cut(turns of one session)`` returns cuts (``by_likeness(embed)``, ``asked(llm)``); ``keys()`` makes the memory that finds the purified texts
+    (``lambda: Fused([BM25(b=0), Dense(embed)])``); ``keep``: the share of their words that stays. Raises ValueError unless 0 < keep ≤ 1.
     """
 
     def __init__(self, cut: Callable[[list[Unit]], Sequence[int]], keys: Callable[[], Memory] = BM25, keep: float = 0.75) -> None:
