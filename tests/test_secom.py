@@ -105,6 +105,15 @@ def test_no_segment_is_shorter_than_two_turns_and_one_subject_is_not_cut():
     assert all(b - a >= 3 for a, b in itertools.pairwise([0, *tiled(r.standard_normal((40, 3)), least=3), 40]))
 
 
+def test_of_two_valleys_too_near_the_deeper_is_cut_and_two_turns_are_enough():
+    """A turn between two subjects: both gaps beside it are above the bar, and it goes with the subject that it is more like."""
+    for turn, want in (((0.6, 0.8), [4]), ((0.8, 0.6), [5])):
+        x = np.array([(1, 0)] * 4 + [turn] + [(0, 1)] * 4)
+        d = depths(likeness(x))
+        assert (d[3:5] > d.mean() + d.std() / 2).all() and tiled(x) == want
+    assert tiled(np.repeat(np.eye(3), (3, 2, 3), 0)) == [3, 5]
+
+
 def test_cuts_are_nearer_to_the_known_ones_than_cuts_at_random():
     """Three seeds of four chats; LSA of 16 numbers fitted on the chat."""
     for seed in range(3):
