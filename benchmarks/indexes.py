@@ -1,7 +1,7 @@
 """Vector indexes: how much of the exact top 10 they find, how many vectors they look at, their bytes and CPU time; on real and on made-up vectors.
 
 OMP_NUM_THREADS=1 MINIMEM_DATA=... python benchmarks/indexes.py          about 5 CPU minutes: `indexes` and `index_speed`
-OMP_NUM_THREADS=1 python benchmarks/indexes.py --large                   HNSW and PQ on 100,000 vectors, another 4: `index_speed_large`
+OMP_NUM_THREADS=1 python benchmarks/indexes.py --large                   HNSW and PQ on 100,000 vectors, another 4: `indexes_large`
 
 Real: MiniLM's vectors of LoCoMo's 8,695 turns, facts and summaries in one index, asked with the 1,986 questions of all categories.
 Made up: unit vectors around n/100 random centres, noise as long as the centre; queries drawn alike. This noise, the settings of every index (those
@@ -112,10 +112,12 @@ def measure():
     x, sources, q, evidence, chat = locomo()
     has, owner = np.array([bool(e) for e in evidence]), fast.pick("ivf").name
     real = {want: run(lambda seed: (x, q), want) for want in ("faiss", "minimem")}
-    made = {want: run(lambda seed: clustered(len(x), len(q), NOISES["noise 1"], seed), want, skip=() if want == "faiss" else ("PQ48", "HNSW32")) for want in real}
+    made = {want: run(lambda seed: clustered(len(x), len(q), NOISES["noise 1"], seed), want, skip)
+            for want, skip in (("faiss", ()), ("minimem", ("PQ48", "HNSW32")))}
 
     def found_evidence(row):
-        return [[len(set().union(*(sources[i] for i in ids if i >= 0)) & e) / len(e) for ids, e in zip(found.tolist(), evidence) if e] for found in row["ids"]]
+        return [[len(set().union(*(sources[i] for i in ids if i >= 0)) & e) / len(e) for ids, e in zip(found.tolist(), evidence) if e]
+                for found in row["ids"]]
 
     def held_out(seed):
         order = np.random.default_rng(seed).permutation(len(x))
@@ -139,10 +141,12 @@ def measure():
         sweep[name] = {**{f"IVF64 probe {p}": spread(r) for p, r in rows.items()}, "cosine of the tenth": round(float(np.mean(cosines)), 2)}
         print(name, sweep[name], flush=True)
     record("indexes", {
-        "on": f"{len(x):,} vectors of 384 numbers, {len(q):,} queries, the exact top 10; per cent. real: LoCoMo's turns, facts and summaries by MiniLM, all questions "
-              "(mean, 95% interval over the 10 conversations); made: clusters, noise 1 (mean, lowest, highest of 3 seeds). scanned: share of the vectors compared, centres counted",
+        "on": f"{len(x):,} vectors of 384 numbers, {len(q):,} queries, the exact top 10; per cent. real: LoCoMo's turns, facts and summaries by MiniLM, "
+              "all questions (mean, 95% interval over the 10 conversations); made: clusters, noise 1 (mean, lowest, highest of 3 seeds). "
+              "scanned: share of the vectors compared, centres counted",
         "vectors": len(x), "questions": len(q), "computed by": {"faiss": owner, "minimem": "minimem"},
-        "real": {want: {name: shown(row, lambda v: by_chat(v, chat)) | {"over seeds": spread(row["recall"])} for name, row in rows.items()} for want, rows in real.items()},
+        "real": {want: {name: shown(row, lambda v: by_chat(v, chat)) | {"over seeds": spread(row["recall"])} for name, row in rows.items()}
+                 for want, rows in real.items()},
         "made": {want: {name: shown(row, spread) for name, row in rows.items()} for want, rows in made.items()},
         "evidence in the 10": {name: by_chat(found_evidence(row), chat[has]) for name, row in real["faiss"].items()},
         "how tight the clusters are": sweep,
@@ -159,48 +163,39 @@ def seconds(f):
 
 
 def timed(x, q, made, settings, name, rounds=5):
-    """Building once; then a batch of all queries and 100 one by one, the median of the rounds, in ms a query."""
-    build = seconds(lambda: made.add(x))
-    rows = {}
+    """Of each setting: building once; a batch of all queries and 100 one by one, the median of the rounds, in ms a query; the ids found."""
+    build, rows = seconds(lambda: made.add(x)), []
     for setting in settings:
         vars(made).update(setting)
         batch = median(seconds(lambda: made.search(q, TOP)) for _ in range(rounds)) / len(q)
         single = median(seconds(lambda: [made.search(one[None], TOP) for one in q[:100]]) for _ in range(rounds)) / 100
-        rows[named(name, setting)] = {"build s": float(f"{build:.2g}"), "ms, batch": float(f"{1000 * batch:.2g}"), "ms, one by one": float(f"{1000 * single:.2g}"),
-                                      "MB": round(made.nbytes() / 1e6, 1)}
+        rows.append(({"index": named(name, setting), "build s": float(f"{build:.2g}"), "ms, batch": float(f"{1000 * batch:.2g}"),
+                      "ms, one by one": float(f"{1000 * single:.2g}"), "MB": round(made.nbytes() / 1e6, 1)}, made.search(q, TOP).ids))
     return rows
 
 
+def table(x, q, want, names, cells, rounds):
+    """What was timed, with the recall of the exact top 10 by faiss."""
+    exact = index("flat", "faiss")
+    exact.add(x)
+    exact = exact.search(q, TOP).ids
+    rows = [r for name, made, settings in lines(want, 0, cells) if name in names for r in timed(x, q, made, settings, name, rounds)]
+    return [told | {"recall %": round(100 * recall(ids, exact), 1)} for told, ids in rows]
+
+
 def speed(x, q):
-    q, told = q[:500], {}
-    for want in ("faiss", "minimem"):
-        told[f"{len(x):,} real vectors, {fast.pick('flat', want).name}"] = {
-            k: v for name, made, settings in lines(want, 0) for k, v in timed(x, q, made, settings, name).items()}
-    x, q = clustered(100_000, 200, 1.0, 0)
-    exact = None
-    for want in ("faiss", "minimem"):
-        rows = told[f"{len(x):,} made vectors, {fast.pick('flat', want).name}"] = {}
-        for name, made, settings in lines(want, 0, 512):
-            if name in ("Flat", "SQ8") or (want == "faiss" and name == "IVF512"):
-                rows |= timed(x, q, made, settings, name, rounds=3)
-                exact = made.search(q, TOP).ids if exact is None else exact
-                for setting in settings:
-                    vars(made).update(setting)
-                    rows[named(name, setting)]["recall %"] = round(100 * recall(made.search(q, TOP).ids, exact), 1)
+    every = ("Flat", "SQ8", "PQ48", "IVF64", "HNSW32")
+    told = {f"{len(x):,} real vectors, {fast.pick('flat', want).name}": table(x, q[:500], want, every, 64, 5) for want in ("faiss", "minimem")}
+    x, q = clustered(100_000, 200, NOISES["noise 1"], 0)
+    told |= {f"{len(x):,} made vectors, {fast.pick('flat', want).name}": table(x, q, want, names, 512, 3)
+             for want, names in (("faiss", ("Flat", "SQ8", "IVF512")), ("minimem", ("Flat", "SQ8")))}
     record("index_speed", {"on": "384 numbers a vector, float32, one thread, CPU time; top 10", **told}, seeds=[0], packages=PACKAGES)
 
 
 def large():
-    x, q = clustered(100_000, 200, 1.0, 0)
-    exact, rows = index("flat", "faiss"), {}
-    exact.add(x)
-    for name, made, settings in lines("faiss", 0):
-        if name in ("PQ48", "HNSW32"):
-            rows |= timed(x, q, made, settings, name, rounds=3)
-            for setting in settings:
-                vars(made).update(setting)
-                rows[named(name, setting)]["recall %"] = round(100 * recall(made.search(q, TOP).ids, exact.search(q, TOP).ids), 1)
-    record("index_speed_large", {"on": "100,000 made vectors of 384 numbers, float32, one thread, CPU time; top 10", fast.pick("hnsw").name: rows}, seeds=[0], packages=PACKAGES)
+    x, q = clustered(100_000, 200, NOISES["noise 1"], 0)
+    told = {f"{len(x):,} made vectors, {fast.pick('hnsw').name}": table(x, q, "faiss", ("PQ48", "HNSW32"), 512, 3)}
+    record("indexes_large", {"on": "384 numbers a vector, float32, one thread, CPU time; top 10", **told}, seeds=[0], packages=PACKAGES)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from minimem.text.index import IVF, PQ, SQ8, Flat, Indexed
 from minimem.text.unit import Unit
 from minimem.text.vectors import best, kmeans, nearest, recall
 
-EMPTY = {"flat": Flat, "sq8": SQ8, "pq": lambda: PQ(4, 3), "ivf": lambda: IVF(6, 2), "ivf of pq": lambda: IVF(6, 2, PQ(4, 3)), "hnsw": lambda: HNSW(4, 8, 16)}
+EMPTY = {"flat": Flat, "sq8": SQ8, "pq": lambda: PQ(4, 3), "ivf": lambda: IVF(6, 2), "ivf of pq": lambda: IVF(6, 2, PQ(4, 3)),
+         "hnsw": lambda: HNSW(4, 8, 16)}
 every = pytest.mark.parametrize("make", EMPTY.values(), ids=list(EMPTY))
 
 
@@ -137,7 +138,7 @@ def test_the_graph_is_as_said(seed):
     for level, (lower, upper) in enumerate(zip(graph.layers, [*graph.layers[1:], {}])):
         assert set(upper) <= set(lower)
         for i, links in lower.items():
-            assert len(links) <= (4 if level else 8) and i not in links and set(links.tolist()) <= set(lower) and len(set(links.tolist())) == len(links)
+            assert len(links) == len(set(links.tolist())) <= (4 if level else 8) and i not in links and set(links.tolist()) <= set(lower)
     assert 60 < len(graph.layers[1]) < 140                                             # about one in M
 
 
@@ -185,8 +186,7 @@ def test_scanned_counts_inner_products(monkeypatch):
     graph = filled(HNSW(4, 8, 16), vectors(200))
     graph.x = graph.x.view(Counting)
     q = vectors(1, seed=1)
-    scanned, again = graph.search(q, 3).scanned[0], len(graph.layers) + 1              # each layer looks at its entry again, and the first is looked at once before
-    assert Counting.rows == scanned + again - 1
+    assert graph.search(q, 3).scanned[0] == Counting.rows - len(graph.layers)          # each layer compares its entry again, which is not counted
 
 
 def test_a_graph_of_one_and_of_twins():
@@ -204,7 +204,8 @@ def test_arguments_are_untouched_and_types_kept(make):
         x0, q0, index = x.copy(), q.copy(), make()
         index.add(x)
         found = index.search(q, 3)
-        assert found.scores.dtype == dtype and found.ids.dtype == np.int64 and found.scores.shape == found.ids.shape == (5, 3) and found.scanned.shape == (5,)
+        assert found.scores.dtype == dtype and found.ids.dtype == np.int64
+        assert found.scores.shape == found.ids.shape == (5, 3) and found.scanned.shape == (5,)
         assert (x == x0).all() and (q == q0).all()
         x[:] = 0                                                                       # what is kept is its own
         np.testing.assert_array_equal(index.search(q, 3).ids, found.ids)
@@ -272,7 +273,7 @@ def test_wrong_uses_are_named(make, use, message):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: PQ(0), "parts >= 1"), (lambda: PQ(4, 9), "bits <= 8, saw parts=4, bits=9"), (lambda: IVF(4, 5), "1 <= probe <= cells, saw probe=5, cells=4"),
+    (lambda: PQ(0), "parts >= 1"), (lambda: PQ(4, 9), "bits <= 8, saw parts=4, bits=9"), (lambda: IVF(4, 5), "1 <= probe <= cells, saw probe=5"),
     (lambda: IVF(4, 0), "saw probe=0"), (lambda: HNSW(1), "M >= 2"), (lambda: HNSW(ef=0), "ef >= 1"), (lambda: HNSW(build=0), "build >= 1"),
     (lambda: PQ(5, 2).add(vectors(60)), "width 32 cannot be cut into 5"), (lambda: PQ(4).add(vectors(60)), "60 vectors to learn 256 centres from"),
     (lambda: IVF(64).add(vectors(60)), "60 vectors to learn 64 centres"),
@@ -453,7 +454,8 @@ def test_without_faiss_ours_is_picked_and_says_why(key, monkeypatch):
 
 # ------------------------------------------------------------------ a memory around an index
 
-TEXTS = ["Mia: We adopted a grey cat last week.", "Ben: The cat sleeps all day?", "Mia: My sister moved to Lisbon.", "Ben: I passed the driving test.",
+TEXTS = ["Mia: We adopted a grey cat last week.", "Ben: The cat sleeps all day?", "Mia: My sister moved to Lisbon.",
+         "Ben: I passed the driving test.",
          "Mia: Lisbon is full of hills.", "Ben: Driving there must be hard."]
 
 

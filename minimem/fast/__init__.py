@@ -58,7 +58,8 @@ BACKENDS = {
     "full": [Backend("sdpa", "torch", "minimem.fast.sdpa:full", exercised="on a CPU")],
     "streaming": [Backend("sdpa", "torch", "minimem.fast.sdpa:streaming", exercised="on a CPU")],
     "search": [Backend("faiss", "faiss-cpu", "minimem.fast.faiss:search", exercised="on a CPU")],
-    **{name.lower(): [Backend("faiss", "faiss-cpu", f"minimem.fast.faiss:{name}", exercised="on a CPU")] for name in ("Flat", "SQ8", "PQ", "IVF", "HNSW")},
+    **{name.lower(): [Backend("faiss", "faiss-cpu", f"minimem.fast.faiss:{name}", exercised="on a CPU")]
+       for name in ("Flat", "SQ8", "PQ", "IVF", "HNSW")},
 }
 
 

@@ -109,9 +109,9 @@ class PQ(Flat):
 
 
 class IVF:
-    """Vectors sorted into ``cells``; a query looks into the ``probe`` cells whose centres are nearest. ``codes``: what is kept of them, ``Flat()``, ``SQ8()`` …
+    """Vectors sorted into ``cells``; a query looks into the ``probe`` cells whose centres are nearest. Raises ValueError unless 1 ≤ probe ≤ cells.
 
-    Raises ValueError unless 1 ≤ probe ≤ cells.
+    ``codes``: what is kept of the vectors, an empty ``Flat``, ``SQ8`` or ``PQ``.
     """
     centres: np.ndarray | None = None
     form: Form = None
