@@ -57,6 +57,7 @@ def test_windows_do_not_reach_over_a_session():
     chat = [turn(f"D{s}:{i}", "x", s) for s, n in ((1, 7), (2, 2)) for i in range(1, n + 1)]
     assert [(w.id, len(w.source_ids)) for w in windows(chat)] == [("W1:1", 3), ("W1:2", 3), ("W1:3", 1), ("W2:1", 2)]
     assert [(w.id, w.kind) for w in sessions(chat)] == [("D1", "session"), ("D2", "session")]
+    assert windows([turn("a", "x", time=1.0), turn("b", "y", time=2.0)])[0].time == 1.0
     with pytest.raises(ValueError, match="width must be >= 1, saw 0"):
         windows(chat, 0)
     with pytest.raises(ValueError, match="'a' must name its session in meta, saw {}"):
@@ -91,6 +92,13 @@ def test_vectors_and_ranks_are_those_of_scikit_learn_and_networkx(said):
         graph = networkx.from_numpy_array(like * (1 - np.eye(len(some))))
         want = networkx.pagerank(graph, alpha=0.85, tol=1e-12, max_iter=1000)
         np.testing.assert_allclose(pagerank(like), [want[i] for i in range(len(some))], atol=1e-9)
+
+
+def test_the_centroid_is_the_mean_of_the_session(said):
+    for some, got in zip(by_session(said).values(), centroid(said, 60), strict=True):
+        x = vectors(some)
+        best = max(range(len(some)), key=lambda i: sum(x[i] @ y for y in x) / len(x) if some[i].words <= 60 else -1)
+        assert some[best].text in got.text.split("\n")
 
 
 def test_a_turn_like_no_other_is_still_reached():

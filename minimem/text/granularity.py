@@ -142,9 +142,8 @@ class Regrouped(Memory):
     def write(self, record: Unit) -> None:
         """Keep a turn; one with the same id is replaced in its place. Raises ValueError if it is no Unit or names no session."""
         (session,) = by_session([record])
-        old = self.turns.get(record.id)
-        if old and old.meta["session"] != session:
-            self._changed[self.turns.pop(record.id).meta["session"]] = None
+        if old := self.turns.get(record.id):
+            self._changed[old.meta["session"]] = None
         self.turns[record.id] = record
         self._changed[session] = None
 
