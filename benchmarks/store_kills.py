@@ -29,7 +29,8 @@ SEEDS, KILLS = (0, 1, 2), 100
 def run(seed):
     """Counts over KILLS kills: writes and units acknowledged, units lost, and what became of the write that was under way."""
     r, n = random.Random(seed), 0
-    count = dict.fromkeys(("acknowledged writes", "acknowledged units", "acknowledged units lost", "a write under way, there whole", "a write under way, not there"), 0)
+    count = dict.fromkeys(("acknowledged writes", "acknowledged units", "acknowledged units lost",
+                           "a write under way, there whole", "a write under way, not there"), 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chat.db"
         parent = subprocess.Popen([sys.executable, TESTS / "store_child.py", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -61,5 +62,5 @@ def run(seed):
 
 if __name__ == "__main__":
     counts = [run(seed) for seed in SEEDS]
-    record("store_kills", {"on": f"SQLite with full text and vectors, {KILLS} SIGKILLs for each seed, 0 to 60 ms after the writer began", "kills": KILLS * len(SEEDS),
-                           **{k: sum(c[k] for c in counts) for k in counts[0]}, "by seed": counts}, seeds=list(SEEDS), packages=("minimem", "numpy"))
+    record("store_kills", {"on": f"SQLite with full text and vectors, {KILLS} SIGKILLs for each seed, 0 to 60 ms after the writer began",
+                           "kills": KILLS * len(SEEDS), **{k: sum(c[k] for c in counts) for k in counts[0]}, "by seed": counts}, seeds=list(SEEDS), packages=("minimem", "numpy"))

@@ -75,7 +75,8 @@ def ids(units):
 
 def state(store):
     """Everything that a caller can see."""
-    return list(store.units()), store.generation, {k: v for k, v in store.stats().items() if k != "bytes"}, ids(store.rank("cat dog", None)), ids(store.read("cat", 20))
+    told = {k: v for k, v in store.stats().items() if k != "bytes"}
+    return list(store.units()), store.generation, told, ids(store.rank("cat dog", None)), ids(store.read("cat", 20))
 
 
 # ------------------------------------------------------------------ written, and back
@@ -139,10 +140,14 @@ def test_what_would_not_come_back_is_refused_and_nothing_changes(open_store, rec
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda s: s.get(3), "id must be a string, saw int"), (lambda s: s.get(None), "id must be a string"), (lambda s: s.delete("D1:1"), "ids must be a list of ids, saw the string 'D1:1'"),
-    (lambda s: s.delete(["D1:1", 2]), "id must be a string, saw int"), (lambda s: s.rank("cat", -1), "k must be >= 0, saw -1"), (lambda s: s.rank(None), "text must be a string"),
-    (lambda s: s.read(7), "text must be a string"), (lambda s: s.read("cat", -1), "words is a budget"), (lambda s: s.read("cat", NAN), "words is a budget"),
-    (lambda s: s.read("cat", "many"), "words is a budget"), (lambda s: s.forget(NAN), "now must be a number of days"), (lambda s: s.forget(None), "now must be a number of days"),
+    (lambda s: s.get(3), "id must be a string, saw int"), (lambda s: s.get(None), "id must be a string"),
+    (lambda s: s.delete("D1:1"), "ids must be a list of ids, saw the string 'D1:1'"),
+    (lambda s: s.delete(["D1:1", 2]), "id must be a string, saw int"),
+    (lambda s: s.rank("cat", -1), "k must be >= 0, saw -1"),
+    (lambda s: s.rank(None), "text must be a string"), (lambda s: s.read(7), "text must be a string"),
+    (lambda s: s.read("cat", -1), "words is a budget"), (lambda s: s.read("cat", NAN), "words is a budget"),
+    (lambda s: s.read("cat", "many"), "words is a budget"),
+    (lambda s: s.forget(NAN), "now must be a number of days"), (lambda s: s.forget(None), "now must be a number of days"),
     (lambda s: s.forget("today"), "now must be a number of days")])
 def test_wrong_questions(open_store, call, message):
     store = open_store()
@@ -247,7 +252,8 @@ def same_order(got, units, scores, least):
     assert [place[u.id] for u in got] == want
 
 
-QUERIES = ("When did Dilan camp by the lake?", "lake lake camp", "Which books has Farah read", "zebra", "", "the of", "What food does Dilan like now, and what job?")
+QUERIES = ("When did Dilan camp by the lake?", "lake lake camp", "Which books has Farah read", "zebra", "", "the of",
+           "What food does Dilan like now, and what job?")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -287,8 +293,9 @@ def test_with_vectors_the_two_are_added_over_all_units(open_store):
 def test_the_matrix_follows_what_another_connection_does(open_store):
     mine, theirs = open_store(embed=Hashed()), open_store(embed=Hashed())
     mine.write_all(cats(6))
-    for change in (lambda s: s.write(Unit("new", "zebra")), lambda s: s.delete(["D1:1"]), lambda s: s.purge(), lambda s: s.write(Unit("D1:2", "zebra")), lambda s: s.write(Unit("D1:9", "ant")),
-                   lambda s: s.delete(["D1:9"]), lambda s: s.purge(), lambda s: s.write(Unit("D1:10", "bee"))):
+    for change in (lambda s: s.write(Unit("new", "zebra")), lambda s: s.delete(["D1:1"]), lambda s: s.purge(),
+                   lambda s: s.write(Unit("D1:2", "zebra")), lambda s: s.write(Unit("D1:9", "ant")), lambda s: s.delete(["D1:9"]),
+                   lambda s: s.purge(), lambda s: s.write(Unit("D1:10", "bee"))):
         before = mine.generation
         change(theirs)
         assert mine.generation > before or mine.generation == theirs.generation
@@ -311,8 +318,9 @@ def test_the_matrix_forgets_what_was_rolled_back(open_store):
     assert store.rank("zebra horse", None) == open_store(embed=Hashed()).rank("zebra horse", None)
 
 
-HOSTILE = ['"', '""', '" OR *', "*", "NEAR(cat dog)", "terms:cat", "{terms}: cat", "-cat", "cat AND", "cat NOT dog", "^cat", "cat*", "(cat", "cat + dog", "'", "'; DROP TABLE unit; --",
-           "%", "_", "\\", "cat\0dog", "\ud83d cat", "cat:* & dog", "cat | dog <-> !", "$1", "rank MATCH 'bm25(10)'", "😀", "，。！", "ﬀ Ⅷ ß İ ǅ ſ", "नमस्ते 한국어 ไทย עברית"]
+HOSTILE = ['"', '""', '" OR *', "*", "NEAR(cat dog)", "terms:cat", "{terms}: cat", "-cat", "cat AND", "cat NOT dog", "^cat", "cat*", "(cat",
+           "cat + dog", "'", "'; DROP TABLE unit; --", "%", "_", "\\", "cat\0dog", "\ud83d cat", "cat:* & dog", "cat | dog <-> !", "$1", "rank MATCH 'bm25(10)'",
+           "😀", "，。！", "ﬀ Ⅷ ß İ ǅ ſ", "नमस्ते 한국어 ไทย עברית"]
 
 
 @pytest.mark.parametrize("query", HOSTILE)
@@ -374,8 +382,8 @@ def test_deleted_is_found_no_longer_by_any_way(open_store, embed):
 def test_generation_rises_with_every_change_of_ones_own(open_store):
     store, other = open_store(), open_store("ben")
     seen = [store.generation]
-    for change in (lambda: store.write(Unit("a", "cat")), lambda: store.write(Unit("a", "cat")), lambda: store.write_all(cats()), lambda: store.delete(["a"]), store.purge,
-                   lambda: store.write(Unit("b", "x", expires=1)), lambda: store.forget(2)):
+    for change in (lambda: store.write(Unit("a", "cat")), lambda: store.write(Unit("a", "cat")), lambda: store.write_all(cats()),
+                   lambda: store.delete(["a"]), store.purge, lambda: store.write(Unit("b", "x", expires=1)), lambda: store.forget(2)):
         change()
         seen.append(store.generation)
     assert seen == sorted(set(seen)) and other.generation == 0
@@ -388,7 +396,8 @@ def test_sizes_follow_what_is_held(open_store):
     assert store.sizes()["text"] == store.sizes()["vectors"] == store.sizes()["deleted"] == 0
     store.write_all(cats(50))
     one = store.sizes()
-    assert set(one) == {"text", "full text", "vectors", "deleted"} and one["text"] >= sum(len(u.text + u.id) for u in cats(50)) and one["vectors"] >= 50 * 24 * 4
+    assert set(one) == {"text", "full text", "vectors", "deleted"} and one["vectors"] >= 50 * 24 * 4
+    assert one["text"] >= sum(len(u.text + u.id) for u in cats(50))
     assert one["deleted"] == 0 and store.nbytes() == sum(one.values()) and store.stats()["bytes"] == one
     store.delete(ids(cats(20)))
     two = store.sizes()
@@ -421,7 +430,8 @@ def test_two_users_with_the_same_ids_never_meet(open_store):
 def test_what_others_write_moves_no_ranking(open_store, embed):
     """The order of two answers would tell how often others use a word, were its count shared."""
     ada = open_store("ada", embed)
-    ada.write_all([Unit("a", "cat cat bird"), Unit("b", "dog dog bird"), *(Unit(f"x{i}", "bird fish") for i in range(8)), Unit("c", "dog and some more words about something")])
+    ada.write_all([Unit("a", "cat cat bird"), Unit("b", "dog dog bird"), *(Unit(f"x{i}", "bird fish") for i in range(8)),
+                   Unit("c", "dog and some more words about something")])
     query = "cat dog fish"
     before = ada.rank(query, None), ada.read(query, 12)
     ben = open_store("ben", embed)
@@ -466,7 +476,8 @@ def test_an_empty_store_that_got_a_model_meanwhile(open_store):
         bare.write(Unit("x", "y"))
 
 
-@pytest.mark.parametrize("returned, message", [(lambda t: np.zeros((len(t), 3)), "3\\)"), (lambda t: np.full((len(t), 24), NAN), "NaN or infinity"), (lambda t: np.zeros((len(t) + 1, 24)), "wanted finite")])
+@pytest.mark.parametrize("returned, message", [(lambda t: np.zeros((len(t), 3)), "3\\)"), (lambda t: np.full((len(t), 24), NAN), "NaN or infinity"),
+                                               (lambda t: np.zeros((len(t) + 1, 24)), "wanted finite")])
 def test_an_embedder_that_gives_something_else_changes_nothing(open_store, returned, message):
     store = open_store(embed=Hashed())
     store.write_all(cats())
@@ -522,8 +533,8 @@ def test_a_closed_store_says_so(open_store):
     walk = store.units()
     store.close()
     store.close()
-    for call in (lambda: store.write(Unit("y", "z")), lambda: store.rank("cat"), lambda: store.read("cat"), lambda: store.get("x"), lambda: next(walk), lambda: store.delete(["x"]),
-                 lambda: store.forget(1), store.purge, store.stats, store.sizes, store.check, lambda: store.generation):
+    for call in (lambda: store.write(Unit("y", "z")), lambda: store.rank("cat"), lambda: store.read("cat"), lambda: store.get("x"),
+                 lambda: next(walk), lambda: store.delete(["x"]), lambda: store.forget(1), store.purge, store.stats, store.sizes, store.check, lambda: store.generation):
         with pytest.raises(StoreError, match="the store is closed"):
             call()
 
@@ -575,7 +586,8 @@ def test_purge_leaves_no_byte_of_it_in_any_file(path, how):
         store.write_all(cats(40, 1000 + i))
         vectors[secret.id] = embed([secret.text])[0].tobytes()
     assert files_hold(path, SECRET)
-    {"delete": lambda: store.delete(vectors), "forget": lambda: store.forget(2), "replace": lambda: store.write_all([Unit(i, "gone") for i in vectors])}[how]()
+    {"delete": lambda: store.delete(vectors), "forget": lambda: store.forget(2),
+     "replace": lambda: store.write_all([Unit(i, "gone") for i in vectors])}[how]()
     assert all(SECRET not in u.text for u in store.rank("quokka", None)) and files_hold(path, SECRET)          # not found, and still there
     assert store.purge() == len(vectors)
     if how == "replace":
@@ -607,7 +619,7 @@ def test_purge_says_so_when_a_reader_holds_the_old_state(path):
 
 def test_two_processes_write_and_neither_fails(path):
     code = WRITER.format(root=str(HERE.parent), path=str(path))
-    writers = [subprocess.Popen([sys.executable, "-c", code, user, name], stderr=subprocess.PIPE, text=True) for user, name in (("ada", "first"), ("ada", "second"))]
+    writers = [subprocess.Popen([sys.executable, "-c", code, "ada", name], stderr=subprocess.PIPE, text=True) for name in ("first", "second")]
     assert [(w.communicate()[1], w.returncode) for w in writers] == [("", 0)] * 2                 # both found the file empty, and made it
     with SQLite(path, "ada") as store:
         assert Counter(u.id.split(":")[0] for u in store.units()) == {"first": 200, "second": 200}
@@ -683,7 +695,7 @@ def test_a_newer_schema(path):
 
 def test_the_terms_of_schema_1():
     """A store holds the terms of its texts: whoever changes ``tokens`` must raise SCHEMA, and say how an old store is brought over."""
-    assert tokens("Caroline's moving to 北京大学, she studied the café's 3 wolves!") == ["carolin", "mov", "北京", "京大", "大学", "she", "studi", "café", "3", "wolv"][:5] + tokens("she studied the café's 3 wolves")
+    assert tokens("Caroline's moving to 北京大学 in 1984!") == ["carolin", "mov", "北京", "京大", "大学", "1984"]
 
 
 def damage(path, near, offset=0, what=b"\xff" * 40):
@@ -715,7 +727,8 @@ def test_damage_in_the_middle_is_noticed(path):
     assert noticed == 12
 
 
-@pytest.mark.parametrize("near, what", [(b"number1234 in a basket", b"number9999"), (b'{"n": 1234}', b'["n": 1234}'), (b"number77 in a basket", b"\xff\xfe\xfd")], ids=["a word", "meta", "no UTF-8"])
+@pytest.mark.parametrize("near, what", [(b"number1234 in a basket", b"number9999"), (b'{"n": 1234}', b'["n": 1234}'),
+                                        (b"number77 in a basket", b"\xff\xfe\xfd")], ids=["a word", "meta", "no UTF-8"])
 def test_a_changed_byte_in_a_text_is_noticed(path, near, what):
     filled(path)
     damage(path, near, what=what)
@@ -727,9 +740,12 @@ def test_a_changed_byte_in_a_text_is_noticed(path, near, what):
 def test_what_is_out_of_step_is_named(path):
     filled(path, Hashed())
     whole = path.read_bytes()
-    for harm, message in (("DELETE FROM vector WHERE unit = 7", "'D6' has a vector of None bytes, wanted 96"), ("UPDATE vector SET x = x'00' WHERE unit = 7", "vector of 1 bytes"),
-                          ("DELETE FROM words_1 WHERE rowid = 7", "'D6' has other terms"), ("UPDATE unit SET text = 'dog' WHERE n = 7", "'D6' has other terms"),
-                          ("INSERT INTO words_1 (rowid, terms) VALUES (9999, 'ghost')", "2001 units in the full text, 2000 in the table"), ("DELETE FROM words_1_data WHERE id > 10", "is damaged")):
+    for harm, message in {"DELETE FROM vector WHERE unit = 7": "'D6' has a vector of None bytes, wanted 96",
+                          "UPDATE vector SET x = x'00' WHERE unit = 7": "vector of 1 bytes",
+                          "DELETE FROM words_1 WHERE rowid = 7": "'D6' has other terms",
+                          "UPDATE unit SET text = 'dog' WHERE n = 7": "'D6' has other terms",
+                          "INSERT INTO words_1 (rowid, terms) VALUES (9999, 'ghost')": "2001 units in the full text, 2000 in the table",
+                          "DELETE FROM words_1_data WHERE id > 10": "is damaged"}.items():
         path.write_bytes(whole)
         with SQLite(path, embed=Hashed()) as store:
             store._db.execute(harm)

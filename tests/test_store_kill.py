@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 @pytest.fixture
 def kill(tmp_path):
     """kill(job, start, delay): what a child doing this job had said when it was killed, delay seconds after it began."""
-    parent = subprocess.Popen([sys.executable, Path(__file__).with_name("store_child.py"), tmp_path / "chat.db"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = [sys.executable, Path(__file__).with_name("store_child.py"), tmp_path / "chat.db"]
+    parent = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(job, start, delay):
         parent.stdin.write(f"{job} {start}\n")

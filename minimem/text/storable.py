@@ -69,7 +69,7 @@ def expect_embedder(embed: Any) -> Any:
     if embed is not None and not (callable(embed) and isinstance(getattr(embed, "name", None), str) and isinstance(getattr(embed, "dim", None), int)):
         raise ValueError(f"embed must be callable and have a name (str) and a dim (int), saw {embed!r}")
     if hasattr(embed, "fit"):
-        raise ValueError(f"embed {embed.name!r} is fitted on the texts, so vectors stored yesterday would mean nothing today; wanted one that is fixed")
+        raise ValueError(f"embed {embed.name!r} is fitted on the texts, so vectors stored before mean nothing after; wanted one that is fixed")
     return embed
 
 

@@ -77,8 +77,8 @@ class SQLite:
             self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         try:
             with self._asking():
-                sync = "FULL" if durable else "NORMAL"
-                for name, value in (("journal_mode", "WAL"), ("synchronous", sync), ("foreign_keys", 1), ("secure_delete", 1), ("journal_size_limit", 1 << 26)):
+                for name, value in {"journal_mode": "WAL", "synchronous": "FULL" if durable else "NORMAL", "foreign_keys": "ON",
+                                    "secure_delete": "ON", "journal_size_limit": 1 << 26}.items():
                     self._db.execute(f"PRAGMA {name} = {value}")
             self._forget_matrix()
             with self._reading():
@@ -107,8 +107,8 @@ class SQLite:
         if not self.embed or model == (self.embed.name, self.embed.dim):
             return self._number is not None
         if model[0] is not None:
-            raise StoreError(f"{self.path} holds vectors of {model[0]} (dim {model[1]}), embed is {self.embed.name} (dim {self.embed.dim}): vectors of "
-                             "two models cannot be compared; open it with the first, or write its units() into a new store")
+            raise StoreError(f"{self.path} holds vectors of {model[0]} (dim {model[1]}), embed is {self.embed.name} (dim {self.embed.dim}): vectors "
+                             "of two models cannot be compared; open it with the first, or write its units() into a new store")
         if self._one("SELECT EXISTS (SELECT * FROM unit)"):
             raise StoreError(f"{self.path} was begun without vectors; open it without embed, or write its units() into a new store")
         return False

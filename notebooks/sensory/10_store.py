@@ -172,6 +172,7 @@ fig.tight_layout()
 
 # %% [markdown]
 # Every cross is on the last point of its run, or one above it: a unit may be there although nobody had time to say so. It is never below.
+# (Flat pieces: the machine was busy with something else.)
 #
 # Your prediction, marked: the *pickle* is opened for writing, and thereby emptied, again and again; killed at the wrong moment it takes **everything** with it. The *text file* loses the last few thousand characters, which Python had
 # not yet handed over (`flush` repairs that; but then half a line, or a line without its place in an index, is still possible). *SQLite* lost nothing.
