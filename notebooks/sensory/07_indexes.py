@@ -290,8 +290,8 @@ print("as claimed")
 # - **What is missed matters differently.** On LoCoMo one cell and PQ find the same seven of the exact ten. But of the turns that answer, exact search
 #   has 65 % among its ten, PQ 60 %, one cell 49 %:
 #   PQ mixes up what is nearly equal; a cell misses the best as easily as the tenth.
-# - **HNSW is the same on both.** It knows no cells, and with 7 % of the comparisons it finds as much as IVF with 50 %. Its price is the building: on
-#   100,000 vectors more than a minute, against a few seconds.
+# - **HNSW is the same on both.** It knows no cells, and with 7 % of the comparisons it finds as much as IVF with 50 %. Its price is the building,
+#   some three times that of IVF on 100,000 vectors, and the bytes of the links.
 # - **A limit: at the size of a chat none of this is needed.** 8,695 vectors are compared in less than a millisecond. Read the bytes first: SQ8 keeps
 #   a quarter and loses half a per cent; IVF and HNSW keep *more* than the vectors.
 #
