@@ -4,7 +4,7 @@ OMP_NUM_THREADS=1 python benchmarks/memochat.py
 
 Fixed before the run. The model is `by_terms`, a rule; 0, 25 or 100 % of its answers, drawn by chance, are no JSON, twice. Made chats: seeds 0, 1, 2, six chats each, tried
 out on seed 100; LoCoMo: all ten conversations, three draws. A turn is reachable if the words of some memo or of some turn, asked, bring it back; budgets are
-500 and 1,000 words, days included, BM25 with b = 0. A topic with its summary claims no evidence: only turns that are read count.
+500 and 1,000 words, days included, BM25 with b = 0. A memo counts as found by its topic if it is among the first five. A topic with its summary claims no evidence: only turns that are read count.
 """
 import os
 import random
@@ -52,6 +52,17 @@ def failing(rate, r):
     return Counted(Rules(rule))
 
 
+def by_topic(samples, within):
+    """For each memo, asked by its topic alone: is it among the first?"""
+    found = []
+    for sample in samples:
+        m = Memos(by_terms())
+        for unit in turns(sample):
+            m.write(unit)
+        found.append([float(x.option in [y.option for y in m.choose(x.topic)[:within]]) for x in m.memos])
+    return found
+
+
 def maker(kind, rate, seed):
     """Makes empty memories, one conversation after the other, whose model fails at the same places each time."""
     r = random.Random(seed)
@@ -91,6 +102,7 @@ def memochat(samples, seeds):
             found[f"{round(100 * rate)} % of answers unusable, {name}"] = {
                 "turns reachable": percent(share), "calls": calls, "failures": failures, **{k: percent(v) for k, v in got.items()}}
             print(rate, name, found[f"{round(100 * rate)} % of answers unusable, {name}"], flush=True)
+    found["the right memo, asked by its topic"] = {f"among the first {n}" if n > 1 else "first": percent(by_topic(samples, n)) for n in (1, 5)}
     for name, units in (("turns", turns), ("windows of 8", lambda s: granularity.windows(turns(s), 8)), ("windows of 3", lambda s: granularity.windows(turns(s)))):
         found[name] = {k: percent(v) for k, v in evaluate(samples, lambda: BM25(b=0), words=WORDS, units=units, dates=True).items()}
         print(name, found[name], flush=True)
