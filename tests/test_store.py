@@ -115,6 +115,7 @@ BAD = {
     "kind": (Unit("D1", "a", 3), "kind must be a string, saw int"),
     "time": (Unit("D1", "a", time="yesterday"), "time must be a number of days or None, saw 'yesterday'"),
     "nan": (Unit("D1", "a", time=NAN), "time must be a number of days or None, saw nan"),
+    "time that no float can hold": (Unit("D1", "a", time=10**400), "time must be a number of days or None, saw 1000"),
     "expires": (Unit("D1", "a", expires=NAN), "expires must be a number of days or None"),
     "meta with a set": (Unit("D1", "a", meta={"x": {1}}), "meta of 'D1' must be a dict that JSON can write"),
     "meta with nan": (Unit("D1", "a", meta={"x": NAN}), "meta of 'D1' must be a dict that JSON can write"),

@@ -30,8 +30,8 @@ def text_of(name: str, x: object) -> str:
 
 def day_of(name: str, x: object) -> float | None:
     """A number of days, or None. Raises ValueError if it is neither."""
-    if x is not None and not (isinstance(x, (int, float, np.number)) and x == x):
-        raise ValueError(f"{name} must be a number of days or None, saw {x!r}")
+    if x is not None and not (isinstance(x, (int, float, np.number)) and x == x and (isinstance(x, float) or abs(x) < 2**1023)):
+        raise ValueError(f"{name} must be a number of days or None, saw {x!r:.100}")
     return None if x is None else float(x)
 
 

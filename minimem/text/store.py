@@ -21,7 +21,8 @@ Differs a question's words are taken rarest first, and no more once they stand i
         little and cost most. `read` gives up when 250 units in a row do not fit. Vectors are compared one by one in memory, in a copy that follows
         the table's generation: exact, and quick enough for 100,000. `purge` rebuilds the whole file, for all users; older bytes that a disk, a backup
         or a snapshot keeps are out of its reach. One connection behind a lock: threads may share a store, a process must not carry it over a fork.
-        A writer waits 60 s for another; readers never wait.
+        A writer waits 60 s for another; readers never wait. Users are kept apart by this code, not by the file: who may read the file may read it all
+        (PostgreSQL keeps them apart itself).
 Units   times in days since 1 January 1970, budgets in words, sizes in bytes as stored, without the empty room in pages.
 """
 from __future__ import annotations
@@ -289,7 +290,7 @@ class SQLite:
     def _order(self, terms: Sequence[str], vector: np.ndarray | None, k: int | None) -> list[int]:
         """Numbers of the k best units."""
         if vector is None:
-            return [n for n, _ in self._matches(terms, f"ORDER BY rank, rowid LIMIT {-1 if k is None else k}")]
+            return [n for n, _ in self._matches(terms, "ORDER BY rank, rowid LIMIT ?", -1 if k is None else int(k))]
         self._follow()
         cosine = np.concatenate([np.einsum("nk,k->n", x, vector) for x in self._vectors])       # equal rows, equal scores: @ would round by place
         bm25 = np.zeros(len(self._numbers))
@@ -298,14 +299,14 @@ class SQLite:
             bm25[np.searchsorted(self._numbers, n)] = scores
         return self._numbers[np.argsort(-minmax([bm25, cosine]), kind="stable")[:k]].tolist()
 
-    def _matches(self, terms: Sequence[str], order: str = "") -> list[tuple[int, float]]:
+    def _matches(self, terms: Sequence[str], order: str = "", *values: int) -> list[tuple[int, float]]:
         """(number, BM25) of the units that hold a term; the rarest terms first, until they stand in REACH units."""
         count = {t: self._db.execute("SELECT doc FROM temp.term WHERE term = ?", (t,)).fetchone() for t in set(terms)}
         rare = sorted((t for t in count if count[t]), key=lambda t: (count[t], t))
         reach = np.cumsum([count[t][0] for t in rare])
         kept = {t for i, t in enumerate(rare) if i == 0 or reach[i] <= REACH}
         match = " OR ".join(f'"{t}"' for t in terms if t in kept)
-        return self._db.execute(f"SELECT rowid, -rank FROM {self._words} WHERE {self._words} MATCH ? {order}", (match,)).fetchall() if kept else []
+        return self._db.execute(f"SELECT rowid, -rank FROM {self._words} WHERE {self._words} MATCH ? {order}", (match, *values)).fetchall() if kept else []
 
     def _follow(self) -> None:
         """Bring the numbers of the units and their vectors, kept in memory in a few blocks, to the state of the tables."""

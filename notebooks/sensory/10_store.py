@@ -90,25 +90,24 @@ print(len(place), "turns;", len(ours), "questions, the same ten turns in the sam
 # Three writers, each in a process of its own; the first kill comes 0 to 40 ms after it began, at a moment drawn from a seed. Fixed before the run: 3 seeds of 4 kills for each. A unit is **lost** if the writer said that it is kept, and it is not there when the file is opened again.
 
 # %%
-CHILD = f"""
+CHILD = """
 import os, pickle, sys, time
-sys.path.insert(0, {str(Path.cwd().parents[1])!r})
 from minimem.text.store import SQLite
 from minimem.text.unit import Unit
 how, path, i = sys.argv[1], sys.argv[2], int(sys.argv[3])
 units, file, store = [], how == "text file" and open(path, "a"), how == "SQLite" and SQLite(path)
 print("ready", flush=True)
 while True:
-    unit = Unit(f"D{{i}}", f"turn number {{i}}: " + "we talked about the weather, and about fish pie. " * 20)
+    unit = Unit(f"D{i}", f"turn number {i}: " + "we talked about the weather, and about fish pie. " * 20)
     if how == "SQLite":
         store.write(unit)
     elif how == "text file":
-        file.write(f"{{unit.id}} {{unit.text}}\\n")
+        file.write(f"{unit.id} {unit.text}\\n")
     else:
         units.append(unit)
         pickle.dump(units, open(path, "wb"))
     i += 1
-    os.write(1, f"{{unit.id}} {{time.time()}}\\n".encode())                   # "it is kept"
+    os.write(1, f"{unit.id} {time.time()}\\n".encode())                   # "it is kept"
 """
 
 
