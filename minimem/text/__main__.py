@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("ids", nargs="*", metavar="ID")
     p.add_argument("--expired", action="store_true", help="those whose time has come, too")
     command(purge, "Take the bytes of what was deleted or replaced out of the files.")
+    command(index, "PostgreSQL with vectors: build HNSW, once, after the bulk is written.")
     command(setup, "PostgreSQL: make the tables and the roles of users, once, as the owner of the database.", user=False).add_argument("users", nargs="+", metavar="USER")
     return top
 
@@ -158,10 +159,16 @@ def purge(a: argparse.Namespace) -> int:
     return 0
 
 
+def index(a: argparse.Namespace) -> int:
+    expect_remote(a)
+    with opened(a) as store:
+        store.index()
+    return 0
+
+
 def setup(a: argparse.Namespace) -> int:
     from . import postgres
-    if not remote(a.db):
-        raise ValueError(f"setup is for postgresql://..., saw {a.db!r}; a SQLite file needs none")
+    expect_remote(a)
     postgres.setup(a.db, a.users)
     print(f"ready for {', '.join(a.users)}; a new role has no password yet (psql: \\password {a.users[0]})", file=sys.stderr)
     return 0
@@ -227,6 +234,11 @@ def line(u: Unit) -> str:
 
 def remote(db: str) -> bool:
     return db.startswith(("postgresql://", "postgres://"))
+
+
+def expect_remote(a: argparse.Namespace) -> None:
+    if not remote(a.db):
+        raise ValueError(f"{a.run.__name__} is for postgresql://..., saw {a.db!r}; a SQLite file needs none")
 
 
 def opened(a: argparse.Namespace, new: bool = False) -> Any:

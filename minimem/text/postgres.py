@@ -9,14 +9,15 @@ as a superuser, a role that bypasses the policies, or the owner of the tables. O
 (``user="ada"`` then says SET ROLE); it sees nothing as itself, but whoever can make it run SQL can be any of them.
 
     meta (name, value)    account (owner, generation, last, units, terms)    unit (owner, n, id, text, kind, time, expires, meta, deleted)
-    source (owner, n, place, turn)    posting (owner, term, n, f, length)    vector (owner, n, x): HNSW by inner product
+    source (owner, n, place, turn)    posting (owner, term, n, f, length)    vector (owner, n, x): HNSW by inner product, if asked for
 
 Full text is BM25 with FTS5's formula, exact, over the user's own counts:  Σ_t max(ln((N − n_t + ½)/(n_t + ½)), 10⁻⁶) · f · 2.2 / (f + 1.2 (¼ + ¾ |d|/ℓ̄)).
 
 Differs ts_rank is no BM25, for it knows no n_t, and a GIN index on tsvector fetches every unit that holds a word: on 100,000 turns that took three times as long
         as the table `posting`, whose primary key holds all that the formula needs (and cuts no terms, so Chinese pairs stay whole). A question's words are
-        taken rarest first, and no more once they stand in 20,000 units together. Up to 5,000 units vectors are compared one by one; beyond that the 200 nearest
-        and the 200 best by words are fused, between the smallest and largest cosine that HNSW finds; a `k` over 50, or None, compares all.
+        taken rarest first, and no more once they stand in 20,000 units together. Up to 5,000 units vector and words are fused over all; beyond that over the
+        200 nearest and the 200 best by words, between the smallest and largest cosine; a `k` over 50, or None, compares all. Vectors are compared one by one
+        until `index` has built HNSW, which finds nearly all of the nearest.
         `purge` rewrites all tables, for all users, and takes the bytes out of the files of the tables and indexes. The server's log of writes (pg_wal) keeps
         them until its old segments are overwritten, archives and backups for longer: those are the operator's (wal_recycle = off removes them at a checkpoint).
         The sizes of whole tables, all users together, are no secret in PostgreSQL. A process must not carry a store over a fork.
@@ -61,11 +62,15 @@ BEGIN   -- the one thing that a user may change for all: the model of a store th
     INSERT INTO minimem.meta VALUES ('model', model), ('dim', dim::text) ON CONFLICT DO NOTHING;
     IF FOUND AND dim IS NOT NULL THEN
         EXECUTE format('ALTER TABLE minimem.vector ALTER x TYPE {vector}(%s)', dim);
-        IF dim <= {widest} THEN CREATE INDEX near ON minimem.vector USING hnsw (x {ops}); END IF;
     END IF;
 END $$;
-REVOKE ALL ON FUNCTION minimem.begin FROM public"""
-OWN = ("account", "unit", "source", "posting", "vector")
+CREATE FUNCTION minimem.index() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET maintenance_work_mem = '1GB'
+SET max_parallel_maintenance_workers = 0 AS $$
+BEGIN
+    CREATE INDEX IF NOT EXISTS near ON minimem.vector USING hnsw (x {ops});
+END $$;
+REVOKE ALL ON FUNCTION minimem.begin, minimem.index FROM public"""
+OWN = {"account": (), "unit": ("id", "text", "kind", "meta"), "source": ("turn",), "posting": ("term",), "vector": ("x",)}
 SCORE = f"""
 WITH asked (term, times) AS (SELECT * FROM unnest(%(terms)s::text[], %(times)s::integer[])),
      held AS MATERIALIZED (SELECT term, times, (SELECT count(*) FROM minimem.posting AS p WHERE p.term = asked.term) AS units FROM asked),
@@ -106,8 +111,10 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
                 db.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
             except (errors.FeatureNotSupported, errors.UndefinedFile):
                 raise StoreError(f"{_name(db)}: this server has no pgvector; install it there (Debian: postgresql-17-pgvector) or ask its operator") from None
-            db.execute(TABLES.format(**_types(db), schema=SCHEMA, widest=WIDEST))
-            for table in OWN:
+            db.execute(TABLES.format(**_types(db), schema=SCHEMA))
+            for table, columns in OWN.items():
+                for column in columns:                                               # no samples of what was said in pg_statistic, where no purge would find them
+                    db.execute(f"ALTER TABLE minimem.{table} ALTER {column} SET STATISTICS 0")
                 db.execute(f"ALTER TABLE minimem.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
                 db.execute(f"CREATE POLICY own ON minimem.{table} USING (owner = current_user::text) WITH CHECK (owner = current_user::text)")
         group = sql.Identifier("minimem_user")
@@ -116,7 +123,7 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
                 db.execute(sql.SQL("CREATE ROLE {} " + login).format(sql.Identifier(role)))
             if login == "LOGIN":
                 db.execute(sql.SQL("GRANT {} TO {}").format(group, sql.Identifier(role)))
-        for rights in ("USAGE ON SCHEMA minimem", "SELECT ON minimem.meta", "EXECUTE ON FUNCTION minimem.begin",
+        for rights in ("USAGE ON SCHEMA minimem", "SELECT ON minimem.meta", "EXECUTE ON FUNCTION minimem.begin, minimem.index",
                        f"SELECT, INSERT, UPDATE, DELETE, MAINTAIN ON {', '.join(f'minimem.{t}' for t in OWN)}"):
             db.execute(sql.SQL("GRANT " + rights + " TO {}").format(group))
 
@@ -149,7 +156,7 @@ class Postgres:
         """Act as the user. Raises StoreError if this login can get round the policies, or may not be this user."""
         from psycopg import sql
         login = self._one("SELECT session_user::text")
-        if not self._one("SELECT to_regclass('minimem.meta') IS NOT NULL"):
+        if not self._one("SELECT to_regnamespace('minimem') IS NOT NULL"):
             raise StoreError(f"{self.name} has no tables of ours; its owner makes them once, with minimem.text.postgres.setup")
         above = self._one("SELECT string_agg(rolname, ', ') FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER') "
                           "AND (rolsuper OR rolbypassrls OR oid = (SELECT nspowner FROM pg_namespace WHERE nspname = 'minimem'))")
@@ -298,6 +305,14 @@ class Postgres:
             if count := self._bury("expires <= %s", now):
                 self._changed()
         return count
+
+    def index(self) -> None:
+        """Build the HNSW index, once and for all users, when comparing every vector takes too long: best after the bulk is written. Writers wait meanwhile."""
+        if not self.embed or self.embed.dim > WIDEST:
+            raise StoreError(f"{self.name} has no vectors that HNSW can take: wanted an embed of dim <= {WIDEST}, saw {self.embed and self.embed.dim}")
+        with self._changing():
+            self._db.execute("SELECT minimem.index()")
+            self._db.execute("ANALYZE minimem.vector")              # or the planner does not know that the index pays
 
     def purge(self) -> int:
         """Take every byte of what was deleted, forgotten or replaced out of the files of the tables; returns how many units that were.
