@@ -22,7 +22,8 @@ class Lengths:
 
 def unit(i):
     """The unit of number i, all of it told by i: every third is long enough for pages of its own, every fifth has more than one source."""
-    return Unit(f"D{i}", f"cat word{i}x " + f"long{i}x " * (600 if i % 3 == 0 else 1), source_ids=(f"D{i}", f"T{i}") if i % 5 == 0 else (), time=float(i), meta={"n": i})
+    text = f"cat word{i}x " + f"{'long' * 150}{i}x " * (8 if i % 3 == 0 else 1)
+    return Unit(f"D{i}", text, source_ids=(f"D{i}", f"T{i}") if i % 5 == 0 else (), time=float(i), meta={"n": i})
 
 
 def say(*words):

@@ -18,17 +18,17 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 
 @pytest.fixture
 def kill(tmp_path):
-    """kill(job, start, delay): what a child doing this job had said when it was killed, delay seconds after it began."""
+    """kill(job, start, lines, delay): what a child doing this job had said when it was killed, delay seconds after so many lines."""
     child = [sys.executable, Path(__file__).with_name("store_child.py"), tmp_path / "chat.db"]
     parent = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(job, start, delay):
+    def run(job, start, lines, delay):
         parent.stdin.write(f"{job} {start}\n")
         parent.stdin.flush()
         pid = int(parent.stdout.readline().split()[1])
+        said = [parent.stdout.readline().strip() for _ in range(lines)]
         time.sleep(delay)
         os.kill(pid, signal.SIGKILL)
-        said = []
         while not (line := parent.stdout.readline()).startswith("died"):
             said.append(line.strip())
         assert line.split() == ["died", str(int(signal.SIGKILL))]
@@ -55,7 +55,7 @@ def whole(path, first=0):
 def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path, kill, seed):
     r, n, under_way = random.Random(seed), 0, 0
     for _ in range(50):
-        said = kill("write", n, r.uniform(0, 0.02))
+        said = kill("write", n, r.randrange(4), r.uniform(0, 0.02))
         acknowledged = int(said[-1]) + 1 if said else n
         size = 3 if len(said) % 2 else 1                            # of the write that was under way
         start, n = n, whole(tmp_path / "chat.db")
@@ -71,7 +71,7 @@ def test_killed_while_it_purges(tmp_path, kill, seed):
     with SQLite(path, "ada", Lengths()) as store:
         store.write_all(map(unit, range(size)))
     for _ in range(12):
-        said = kill("purge", first, r.uniform(0, 0.06))
+        said = kill("purge", first, r.randrange(3), r.uniform(0, 0.06))
         deleted = sum(s.startswith("deleted") for s in said)
         left = size - first
         with SQLite(path, "ada", Lengths()) as store:
