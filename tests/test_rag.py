@@ -161,11 +161,12 @@ def test_a_document_s_own_answer_is_scored_under_all():
     """Each document alone prefers its own answer; both give the third a fair share, and by sequence it wins only if a beam holds it."""
     p = torch.tensor([[0.0, 0.55, 0.0, 0.45], [0.0, 0.0, 0.55, 0.45]], dtype=torch.float64).log()
     doc = torch.tensor([0.5, 0.5], dtype=torch.float64).log()
+    assert by_sequence(torch.tensor([0.3, 0.7], dtype=torch.float64).log(), lambda y: p, END, 1)[0] == (2,)
     assert by_sequence(doc, lambda y: p, END, 1)[0] == (1,) and by_sequence(doc, lambda y: p, END, 1, beams=2)[0] == (3,) == by_token(doc, lambda y: p, END, 1)[0]
 
 
 @pytest.mark.parametrize("f", [sequence, per_token])
-@pytest.mark.parametrize("doc, token", [((2,), (3, 4)), ((), (4,)), ((3,), (3,)), ((2, 3), (3, 4))])
+@pytest.mark.parametrize("doc, token", [((2,), (3, 4)), ((), (4,)), ((3,), (3,)), ((2, 3), (3, 4)), ((3,), (3, 4, 5))])
 def test_shapes_that_do_not_fit(f, doc, token):
     with pytest.raises(ValueError, match="token must be"):
         f(torch.zeros(doc), torch.zeros(token))
