@@ -451,11 +451,15 @@ class Postgres:
             while rows := self._db.execute(
                     f"SELECT u.n, id, text, {self._types['dims']}(x) FROM minimem.unit AS u LEFT JOIN minimem.vector AS v USING (n) WHERE NOT deleted AND u.n > %s "
                     "ORDER BY u.n LIMIT 256", (n,)).fetchall():
-                for n, id, text, dim in rows:
-                    bag = _bag(text)
-                    held = self._db.execute("SELECT term, f FROM minimem.posting WHERE term = ANY(%s) AND n = %s AND length = %s", (list(bag), n, bag.total())).fetchall()
-                    units, terms = units + 1, terms + bag.total()
-                    bad += [f"{id!r} has other terms in the full text"] * (dict(held) != bag) + [f"{id!r} has a vector of dim {dim}, wanted {want}"] * (str(dim) != str(want))
+                bags = {n: _bag(text) for n, _, text, _ in rows}
+                held: dict[int, Counter[str]] = {n: Counter() for n in bags}
+                asked = [(t, n, bag.total()) for n, bag in bags.items() for t in bag]
+                for n, term, f in self._db.execute("SELECT n, term, f FROM unnest(%s::text[], %s::bigint[], %s::integer[]) AS a (term, n, length) JOIN minimem.posting USING (term, n, length)",
+                                                   [list(column) for column in zip(*asked)] or [[], [], []]).fetchall():
+                    held[n][term] = f
+                for n, id, _, dim in rows:
+                    units, terms = units + 1, terms + bags[n].total()
+                    bad += [f"{id!r} has other terms in the full text"] * (held[n] != bags[n]) + [f"{id!r} has a vector of dim {dim}, wanted {want}"] * (str(dim) != str(want))
             bad += [f"{told[0]} units and {told[1]} terms are counted, {units} and {terms} are there"] * (told != (units, terms))
             for table, count in (("posting", "count(DISTINCT n)"), ("vector", "count(*)")):
                 extra = self._one(f"SELECT {count} FROM minimem.{table} AS x WHERE NOT EXISTS (SELECT FROM minimem.unit AS u WHERE u.n = x.n AND NOT deleted)")
