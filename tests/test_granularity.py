@@ -1,12 +1,15 @@
 """Windows, sessions and extracts of a chat: nothing lost, nothing twice, every piece says what it was made of."""
 
+import os
+
 import networkx
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from minimem import catalog
 from minimem.tasks import dialogue
-from minimem.tasks.dialogue import evaluate, evidence_recall, make, questions
+from minimem.tasks.dialogue import bootstrap, evaluate, evidence_recall, load, make, questions
 from minimem.text.bm25 import BM25
 from minimem.text.granularity import (
     Regrouped,
@@ -209,3 +212,12 @@ def test_the_same_evidence_counted_by_hand(said):
             best = m.rank(q.text, 1)[0]
             assert evidence_recall([best], q.evidence) == sum(e in best.source_ids for e in q.evidence) / len(q.evidence)
     assert {x for v in evaluate([sample], lambda: Regrouped(sessions, BM25()), words=(10**6,))["words 1000000"] for x in v} == {1.0}
+
+
+@pytest.mark.skipif("MINIMEM_DATA" not in os.environ, reason="MINIMEM_DATA names no LoCoMo file")
+def test_locomo_gives_the_stored_numbers():
+    samples, stored = load(), catalog.result("granularity")["data"]
+    for name, cut, n in (("window of 3", windows, 2058), ("session", sessions, 272), ("extract: informative", informative, 272)):
+        assert sum(len(cut(dialogue.turns(s))) for s in samples) == n
+        for k, v in evaluate(samples, BM25, (10,), (1000,), units=lambda s, cut=cut: cut(dialogue.turns(s)), dates=True).items():
+            assert [round(100 * x, 1) for x in bootstrap(v)] == stored["systems"][f"{name}, BM25"][k]

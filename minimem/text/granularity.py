@@ -120,8 +120,8 @@ def pagerank(like: np.ndarray, damping: float = 0.85) -> np.ndarray:
 
 
 def density(unit: Unit, names: Iterable[str | None] = ()) -> float:
-    """Dates, numbers, names and deeds of the speaker, a word; ``names`` and a leading "Name:" do not count."""
-    clues = [c for c in CLUE.findall(re.sub(r"^\w+: ", "", unit.text)) if c not in set(names)]
+    """Dates, numbers, names and deeds of the speaker, a word; ``names`` do not count."""
+    clues = [c for c in CLUE.findall(unit.text) if c not in set(names)]
     return len(clues) / max(unit.words, 1)
 
 
