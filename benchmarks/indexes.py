@@ -189,7 +189,8 @@ def speed(x, q):
     x, q = clustered(100_000, 200, NOISES["noise 1"], 0)
     told |= {f"{len(x):,} made vectors, {fast.pick('flat', want).name}": table(x, q, want, names, 512, 3)
              for want, names in (("faiss", ("Flat", "SQ8", "IVF512")), ("minimem", ("Flat", "SQ8")))}
-    record("index_speed", {"on": "384 numbers a vector, float32, one thread, CPU time; top 10; queries: the first 500 questions of LoCoMo, or 200 made ones", **told}, seeds=[0], packages=PACKAGES)
+    on = "384 numbers a vector, float32, one thread, CPU time; top 10; queries: the first 500 questions of LoCoMo, or 200 made ones"
+    record("index_speed", {"on": on, **told}, seeds=[0], packages=PACKAGES)
 
 
 def large():
