@@ -251,7 +251,7 @@ def test_training_lowers_the_loss_and_finds_the_turns_of_facts_of_other_chats(se
 
 
 def test_a_step_follows_its_own_batch_alone():
-    first, second = [("cat sat", "a cat"), ("dog ran", "a dog")], [("fish swam", "a fish"), ("cat ate", "the cat")]
+    first, second = [("cat sat", "a dog"), ("dog ran", "a cat")], [("fish swam", "a fish"), ("cat ate", "the cat")]
     e = BiEncoder(8, 64)
     train(e, [first, second], rate=1e-12)
     got, e.table.grad = e.table.grad.to_dense(), None
