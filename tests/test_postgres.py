@@ -248,7 +248,8 @@ def test_purge_leaves_no_byte_in_the_tables_and_the_log_can_be_emptied(dsn):
         assert [p for p in pg.files() if any(w in p.read_bytes() for w in words)] == []
 
 
-def test_purge_says_so_when_a_reader_holds_the_old_state(dsn):
+def test_purge_says_so_when_a_reader_holds_the_old_state(dsn, monkeypatch):
+    monkeypatch.setattr(postgres, "PATIENCE", 0.3)
     with Postgres(dsn["ada"]) as store, psycopg.connect(dsn["ben"]) as reader:
         store.write_all([Unit("a", SECRET), Unit("b", "a cat")])
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ from .storable import StoreError, batches, day_of, embedded, expect_embedder, id
 from .store import MISSES, REACH, SCHEMA, WAIT
 from .unit import Unit, expect_count, fill, tokens
 
-EXTENSION, EXACT, DEPTH, WIDEST = "vector", 5000, 200, 2000          # pgvector's HNSW takes at most 2,000 numbers a vector
+EXTENSION, EXACT, DEPTH, WIDEST, PATIENCE = "vector", 5000, 200, 2000, 10.0          # pgvector's HNSW takes at most 2,000 numbers a vector
 TABLES = """
 CREATE SCHEMA minimem;
 CREATE TABLE minimem.meta (name text PRIMARY KEY, value text);
@@ -325,6 +326,7 @@ class Postgres:
                 self._db.execute("DELETE FROM minimem.source WHERE n = ANY(%s)", (gone,))
                 self._changed()
         left: list[str] = []
+        end = time.monotonic() + PATIENCE
 
         def told(notice: Any) -> None:                          # "3 dead row versions cannot be removed yet"
             left.extend(re.findall(r"^[1-9]\d*", notice.message_detail or ""))
@@ -332,11 +334,16 @@ class Postgres:
             self._db.add_notice_handler(told)
             try:
                 for table in OWN:
-                    self._db.execute(f"VACUUM (FULL, VERBOSE, ANALYZE) minimem.{table}")
+                    while True:
+                        left.clear()
+                        self._db.execute(f"VACUUM (FULL, VERBOSE, ANALYZE) minimem.{table}")
+                        if not left:
+                            break
+                        if time.monotonic() > end:
+                            raise StoreError(f"{self.name} still holds what was purged, for somebody reads an old state of the database; purge again after that")
+                        time.sleep(0.1)                         # the server's own autovacuum is soon done
             finally:
                 self._db.remove_notice_handler(told)
-        if left:
-            raise StoreError(f"{self.name} still holds what was purged, for somebody reads an old state of the database; purge again after that")
         return len(gone)
 
     # -------------------------------------------------------------- reading
