@@ -198,6 +198,18 @@ def test_both_stores_give_the_same_ranking(dsn, tmp_path, seed, embed):
             assert a.rank(q.text, None) == b.rank(q.text, None) and a.read(q.text, 100) == b.read(q.text, 100)
 
 
+@pytest.mark.parametrize("reach", [0, 20, 40])
+def test_both_leave_out_the_same_common_words(dsn, tmp_path, monkeypatch, reach):
+    for module in (postgres, sys.modules[SQLite.__module__]):
+        monkeypatch.setattr(module, "REACH", reach)
+    sample = make(1, 3, 6)[0]
+    with Postgres(dsn["ada"]) as a, SQLite(tmp_path / "x.db") as b:
+        for store in (a, b):
+            store.write_all(turns(sample))
+        found = [(a.rank(q.text, None), b.rank(q.text, None)) for q in questions(sample)]
+        assert all(x == y and x for x, y in found)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_hnsw_finds_nearly_all_of_the_ten_nearest(dsn, monkeypatch, seed):
     """Recall@10 over 1,500 vectors and 40 questions at least .97; who compares all, finds all. Another user's 1,500 vectors stand in the same index."""
