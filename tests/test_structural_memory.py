@@ -1,5 +1,6 @@
 """Mixed structures in one index, searched again with a thought: the least distance counts, the question is never left out, a silent model loses nothing."""
 import math
+import random
 
 import numpy as np
 import pytest
@@ -99,6 +100,20 @@ def test_rocchio_weighs_by_hand_and_by_scikit_learn():
     order = sorted((t for t in weight if weight[t] > 0 and t != "cat"), key=lambda t: (-weight[t], t))
     assert [tokens(w)[0] for w in rocchio(m)("a cat?", best).split()] == order == tokens("lake bird sat Chile")
     assert rocchio(m, terms=2)("a cat?", best) == "lake bird" and rocchio(m, top=1)("a cat?", best) == "sat lake"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_words_is_scikit_learns_on_random_texts(seed):
+    r = random.Random(seed)
+    texts = [" ".join(f"w{r.randint(0, 40) ** 2 // 40}" for _ in range(r.randint(3, 30))) for _ in range(25)]
+    m, best = told(BM25(), texts), [Unit(str(i), texts[i]) for i in range(3)]
+    counts = CountVectorizer(analyzer=tokens).fit(texts)
+    f = counts.transform(texts[:3]).toarray()
+    weight = ((TfidfTransformer().fit(counts.transform(texts)).idf_ - 1) * np.where(f > 0, 1 + np.log(np.maximum(f, 1)), 0)).sum(0)
+    names = counts.get_feature_names_out()
+    order = sorted((i for i in range(len(names)) if weight[i] > 0), key=lambda i: (-round(weight[i], 9), names[i]))
+    got = rocchio(m, terms=len(order))("x", best).split()
+    np.testing.assert_allclose([weight[list(names).index(t)] for t in got], [weight[i] for i in order], atol=1e-9)
 
 
 def test_rocchio_writes_words_not_stems_and_leaves_out_the_question():
