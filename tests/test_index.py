@@ -193,6 +193,13 @@ def test_a_graph_of_one_and_of_twins():
     one = vectors(1)
     assert filled(HNSW(), one).search(one, 3).ids.tolist() == [[0, -1, -1]]
     assert filled(HNSW(), np.repeat(one, 5, 0)).search(one, 1).scores[0, 0] == pytest.approx(1, abs=1e-6)
+    twins = HNSW()
+    twins.x = np.repeat(np.array([[1.0, 0]]), 3, 0)
+    assert twins._spread([(1.0, 0), (1.0, 1), (1.0, 2)], 2).tolist() == [0]             # a twin is reached through its twin
+
+
+def test_a_search_keeps_as_many_as_are_asked_for():
+    assert (filled(HNSW(4, 2, 16), vectors(100)).search(vectors(5, seed=1), 20).ids >= 0).all()
 
 
 # ------------------------------------------------------------------ every index
