@@ -85,6 +85,7 @@ ODD = {
     "chinese": Unit("D1:1", "我上个月搬到北京了", "turn", time=19500.25),
     "emoji": Unit("emoji", "a 👩‍👩‍👧 and a \U0001f9a6", meta={"mood": "🦦", "深": [1, 2.5, None, True, {"x": "é"}]}),
     "summary": Unit("S1", "what was said", "summary", ("D1:3", "D1:1", "D1:3"), time=-3.5, expires=1e9),
+    "fact": Unit("F1", "a fact", "fact", ("D1:3",)),
     "empty": Unit("", "", "", meta={}),
     "quotes": Unit("'; DROP TABLE unit; --", "\"' OR 1=1; -- %s ? :x \\ $1 {}\n\t\r", 'k"i\'nd', ("a'b", "c\"d")),
     "big": Unit("big", "word " * 200_000, time=0.0),
@@ -308,13 +309,17 @@ def test_the_matrix_follows_what_another_connection_does(open_store):
 def test_the_matrix_forgets_what_was_rolled_back(open_store):
     store = open_store(embed=Hashed())
     store.write_all(cats(3))
+    there = []
 
     def some():
-        yield from (Unit(f"E{i}", f"zebra {i}") for i in range(600))
-        assert store.rank("zebra", 1)                                                           # reads what is being written
+        for i in range(600):
+            yield Unit(f"E{i}", f"zebra {i}")
+            if i in (300, 599):
+                there.append(len(store.rank("zebra", None)))                                    # reads what is being written
         raise RuntimeError
     with pytest.raises(RuntimeError):
         store.write_all(some())
+    assert 3 < there[0] < there[1]
     store.write_all([Unit(f"F{i}", f"horse {i}") for i in range(300)])
     assert store.rank("zebra horse", None) == open_store(embed=Hashed()).rank("zebra horse", None)
 
@@ -421,6 +426,9 @@ def test_two_users_with_the_same_ids_never_meet(open_store):
     assert (state(ada), ada.sizes()) == before
     for query in ("secret3 ada cat", "", *HOSTILE):
         assert all("ada" not in u.text for u in [*ben.rank(query, None), *ben.read(query, 1e6)])
+    ben.write(Unit("D77", "dog of ben"))
+    assert ada.get("D77") is None and ada.delete(["D77"]) == 0 and "D77" not in ids(ada.rank("dog ben", None))
+    assert ben.delete(["D77"]) == ben.purge() == 1
     assert list(ben.units()) == [Unit("D3", "cat cat cat")] and ben.get("D5") is None and ben.stats()["units"] == 1 and ben.stats()["deleted"] == 0
     assert ben.sizes()["text"] < 60
     for store in (ada, ben):
@@ -535,7 +543,8 @@ def test_a_closed_store_says_so(open_store):
     store.close()
     store.close()
     for call in (lambda: store.write(Unit("y", "z")), lambda: store.rank("cat"), lambda: store.read("cat"), lambda: store.get("x"),
-                 lambda: next(walk), lambda: store.delete(["x"]), lambda: store.forget(1), store.purge, store.stats, store.sizes, store.check, lambda: store.generation):
+                 lambda: next(walk), lambda: store.delete(["x"]), lambda: store.forget(1), store.purge, store.stats, store.sizes, store.check,
+                 lambda: store.generation):
         with pytest.raises(StoreError, match="the store is closed"):
             call()
 
@@ -658,6 +667,17 @@ def test_a_writer_that_waited_long_enough_says_so(path):
 def test_durable_waits_for_the_disk(path, durable, want):
     store = SQLite(path, durable=durable)
     assert store._one("PRAGMA synchronous") == want and store._one("PRAGMA journal_mode") == "wal" and store._one("PRAGMA secure_delete") == 1
+
+
+@pytest.mark.parametrize("embed", [None, Hashed()], ids=["words", "vectors"])
+def test_read_looks_no_further_than_it_must(path, embed):
+    store, loaded = SQLite(path, embed=embed), []
+    store.write_all(Unit(f"D{i}", f"cat and another word{i}") for i in range(1000))
+    load = store._load
+    store._load = lambda some: (loaded.append(u) or u for u in load(some))
+    for words, most in ((8, 50), (10, 300), (1e9, 1000)):        # full; two words left, and no unit so short; no end
+        loaded.clear()
+        assert len(store.read("cat", words)) == min(words // 4, 1000) and len(loaded) <= most
 
 
 def test_the_commonest_words_are_left_out_where_they_cost_most(path, monkeypatch):
