@@ -297,7 +297,9 @@ class SQLite:
         if found := self._matches(terms):
             n, scores = zip(*found)
             bm25[np.searchsorted(self._numbers, n)] = scores
-        return self._numbers[np.argsort(-minmax([bm25, cosine]), kind="stable")[:k]].tolist()
+        s = minmax([bm25, cosine])
+        some = np.flatnonzero(s >= np.partition(s, -k)[-k]) if k and k < len(s) else np.arange(len(s))
+        return self._numbers[some[np.argsort(-s[some], kind="stable")[:k]]].tolist()
 
     def _matches(self, terms: Sequence[str], order: str = "", *values: int) -> list[tuple[int, float]]:
         """(number, BM25) of the units that hold a term; the rarest terms first, until they stand in REACH units."""
