@@ -193,6 +193,7 @@ def test_terms():
     assert tokens("the cats", frozenset(), str) == ["the", "cats"]
     assert tokens("ｈｅｌｌｏ") == ["hello"] and tokens("iPhone手机") == ["iphon", "手机"] and tokens("") == []
     assert all(stem(stem(w)) == stem(w) for w in ("glasses", "bus", "happily", "hoping", "hopped", "sing"))
+    assert tokens("in 2022, not in 2011 or 201") == ["2022", "2011", "201"] and tokens("hopped") == ["hop"]          # letters are doubled by grammar, digits are not
 
 
 def test_a_unit_is_its_own_source_unless_it_says_so():

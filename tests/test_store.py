@@ -717,7 +717,7 @@ def test_a_newer_schema(path):
 
 def test_the_terms_of_schema_1():
     """A store holds the terms of its texts: whoever changes ``tokens`` must raise SCHEMA, and say how an old store is brought over."""
-    assert tokens("Caroline's moving to 北京大学 in 1984!") == ["carolin", "mov", "北京", "京大", "大学", "1984"]
+    assert tokens("Caroline's moving to 北京大学 in 2022!") == ["carolin", "mov", "北京", "京大", "大学", "2022"]
 
 
 def damage(path, near, offset=0, what=b"\xff" * 40):

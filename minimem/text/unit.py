@@ -83,7 +83,7 @@ def stem(word: str) -> str:
     if len(word) > 3:
         end, put = next(((e, p) for e, p in ENDINGS if word.endswith(e) and len(word) - len(e) >= 3), ("", ""))
         word = word[: len(word) - len(end)] + put
-    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouslz":
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouslz0123456789":
         word = word[:-1]
     if len(word) > 3 and word[-1] == "e":
         word = word[:-1]
