@@ -169,6 +169,10 @@ def test_a_unit_that_one_memory_refuses_is_told_to_none(order):
     np.testing.assert_array_equal(m.scores("cat lake"), before)
     with pytest.raises(ValueError, match="must be a Unit, saw str"):
         m.write("a cat")
+    m = Fused([filled(Fused([BM25(), TFIDF()])), filled(BM25(tokenize=cut))])              # a fusion of fusions takes it back too
+    with pytest.raises(RuntimeError, match="cannot be cut"):
+        m.write(Unit("D1:9", "bad cat"))
+    assert [len(x.units) for x in (*m.memories, *m.memories[0].memories)] == [5] * 4
 
 
 def test_bytes_are_those_of_the_memories_with_the_text_once():

@@ -6,6 +6,7 @@ from sklearn.cluster import KMeans
 
 from minimem import fast
 from minimem.text.dense import LSA, Dense
+from minimem.text.fusion import Fused, minmax, rrf
 from minimem.text.hnsw import HNSW
 from minimem.text.index import IVF, PQ, SQ8, Flat, Indexed
 from minimem.text.unit import Unit
@@ -532,3 +533,28 @@ def test_an_empty_memory_reads_nothing():
         m.rank("cat")
     with pytest.raises(ValueError, match="k must be >= 0"):
         m.rank("cat", -1)
+
+
+def test_what_the_embedder_learned_of_forgotten_texts_is_forgotten():
+    m = memory(LSA(4))
+    m.rank("the cat")
+    m.write(Unit("D1:1", "zzz"))
+    assert m.embed.nbytes() == 0                                                        # fitted again at the next read, to what is left
+    assert m.rank("zzz", 1)[0].id == "D1:1" and "adopt" not in m.embed._tfidf.vocabulary_
+    m = Indexed(LSA(4))
+    m.write(Unit("1", "a secret", expires=1.0))
+    assert m.rank("secret") and m.forget(1.0) == 1 and m.sizes() == {"text": 0, "index": 0, "embedder": 0}
+
+
+def test_a_text_without_a_vector_is_an_error():
+    with pytest.raises(ValueError, match="returned 5 vectors for 6 texts"):
+        memory(lambda texts: Bag()(texts)[1:]).rank("cat")
+
+
+def test_fusion_refuses_what_an_index_did_not_find():
+    m = Fused([memory(LSA(4)), memory(LSA(4), depth=5)])
+    for fuse in (minmax, rrf):
+        m.fuse = fuse
+        with pytest.raises(ValueError, match="1 not finite"):
+            m.rank("cat")
+    assert len(Fused([memory(LSA(4)), memory(LSA(4), depth=6)]).rank("cat")) == 6

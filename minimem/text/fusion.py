@@ -16,7 +16,7 @@ Shapes  scores: M lists of one number a text, (M, N)   fused: (N,) float64, larg
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,6 +95,11 @@ class Fused(Memory):
         if not memories or any(list(m.units.items()) != list(memories[0].units.items()) for m in memories):
             raise ValueError(f"memories must be at least one, with the same units, saw {[len(m.units) for m in memories]} units")
         self.memories, self.fuse = list(memories), fuse
+
+    def _restart(self, units: Iterable[Unit]) -> None:
+        units = list(units)
+        for m in self.memories:
+            m._restart(units)
 
     @property
     def units(self) -> dict[str, Unit]:

@@ -152,7 +152,7 @@ class Indexed(Memory):
     """A text memory read through an index: ``embed`` turns texts into vectors of length 1, ``make()`` gives an empty index.
 
     New units are added at the next read; an embedder with ``fit`` is copied, fitted again to all units and the index built anew.
-    ``depth``: units looked for when no number is said.
+    ``depth``: units looked for when no number is said. Fusion refuses the −inf of units that were not found: fuse with a depth that finds all.
     """
 
     def __init__(self, embed: Callable[[list[str]], np.ndarray], make: Callable[[], Any] = Flat, depth: int = 100) -> None:
@@ -161,6 +161,8 @@ class Indexed(Memory):
 
     def _restart(self, units: Iterable[Unit]) -> None:
         self._index, self._new = None, []
+        if self.fitted:
+            self.embed.fit([])
         super()._restart(units)
 
     def write(self, record: Unit) -> None:
@@ -169,13 +171,16 @@ class Indexed(Memory):
 
     @property
     def index(self) -> Any:
-        """The index of all units, numbered in the order written; None if there is none."""
+        """The index of all units, numbered in the order written; None if there is none. Raises ValueError if a text got no vector."""
         if self._new:
             index, new = self._index or self.make(), self._new
             if self.fitted:
                 index, new = self.make(), [u.text for u in self.units.values()]
                 self.embed.fit(new)
-            index.add(self.embed(new))
+            x = self.embed(new)
+            if len(x) != len(new):
+                raise ValueError(f"the embedder returned {len(x)} vectors for {len(new)} texts")
+            index.add(x)
             self._index, self._new = index, []
         return self._index
 
