@@ -35,6 +35,14 @@ def test_what_is_not_above_least_is_not_found():
     assert [u.id for u in memory("aa", "b", "", kind=Picky).rank("?")] == ["0"]
 
 
+def test_a_score_that_is_no_number_is_an_error_and_not_a_unit_less():
+    class Broken(Lengths):
+        def scores(self, query):
+            return np.where(super().scores(query) == 1, math.nan, 1.0)
+    with pytest.raises(ValueError, match=r"the scores of \['1'\] are not numbers"):
+        memory("aa", "b", "cc", kind=Broken).read("?")
+
+
 def test_a_unit_with_the_same_id_is_replaced_and_is_now_the_newest():
     m = memory("a", "b")
     m.write(Unit("0", "c"))

@@ -148,9 +148,11 @@ class Memory:
         raise NotImplementedError
 
     def rank(self, query: str, k: int | None = None) -> list[Unit]:
-        """The (k) best units, best first; of equals the older first. Raises ValueError if k is negative."""
+        """The (k) best units, best first; of equals the older first. Raises ValueError if k is negative or a score is NaN."""
         expect_count(k)
         units, s = list(self.units.values()), self.scores(query)
+        if np.isnan(s).any():
+            raise ValueError(f"the scores of {[u.id for u, x in zip(units, s) if x != x][:5]} are not numbers: they could not be found")
         return [units[i] for i in np.argsort(-s, kind="stable")[:k] if s[i] > self.least]
 
     def read(self, query: str, words: float = 500) -> list[Unit]:
