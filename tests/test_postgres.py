@@ -86,7 +86,7 @@ def test_sql_through_ones_own_connection_sees_and_changes_no_row_of_another(two,
     "INSERT INTO minimem.unit (owner, n, id, text, kind, meta, deleted) VALUES ('ben', 99, 'x', 'planted', 'turn', '{}', false)",
     "INSERT INTO minimem.account (owner) VALUES ('ben') ON CONFLICT (owner) DO UPDATE SET units = 0", "UPDATE minimem.account SET owner = 'ben'", "INSERT INTO minimem.posting VALUES ('ben', 'cat', 1, 1, 1)",
     "UPDATE minimem.meta SET value = '9'", "DELETE FROM minimem.meta", "CREATE TABLE minimem.t ()", "CREATE FUNCTION minimem.f() RETURNS int LANGUAGE sql RETURN 1", "ALTER FUNCTION minimem.begin OWNER TO ada",
-    "DROP SCHEMA minimem CASCADE", "SELECT pg_read_file('pg_hba.conf')", "COPY minimem.unit TO '/tmp/out'", "SELECT * FROM pg_statistic", "CREATE EXTENSION dblink"])
+    "DROP SCHEMA minimem CASCADE", "SELECT pg_read_file('pg_hba.conf')", "COPY minimem.unit TO '/var/out'", "SELECT * FROM pg_statistic", "CREATE EXTENSION dblink"])
 def test_what_would_get_round_the_policies_is_forbidden(two, sql):
     with pytest.raises(psycopg.Error) as told:
         two[0]._db.execute(sql)
@@ -179,6 +179,8 @@ def test_setup_twice_and_names_of_any_kind():
             assert len(list(store.units())) == 1 and store.user == name
     with pytest.raises(ValueError, match="list of ids, saw the string"):
         setup(dsn.owner, "ada")
+    with pytest.raises(ValueError, match="longer than the 63 bytes"):
+        setup(dsn.owner, ["字" * 22])
 
 
 # ------------------------------------------------------------------ the two stores agree
