@@ -1,5 +1,6 @@
 """Models behind text memories: answers checked, recordings replayed, a server asked over a real socket, notes that cannot give orders."""
 import json
+import math
 import re
 import threading
 import time
@@ -54,7 +55,7 @@ def test_a_wrong_answer_is_sent_back_once_with_what_is_wrong():
 
 
 @pytest.mark.parametrize("bad, why", [("three", "no JSON"), ('{"n": "3"}', r"at \$.n: '3' is not of type 'integer'"), ("[" * 10**5, "recursion"), ("9" * 5000, "digits"),
-                                      ('{"n": NaN}', "nan is not of type"), ("", "no JSON"), ('```json\n{"n": 1}\n``` and more', "no JSON")])
+                                      ('{"n": NaN}', "nan is no number"), ("", "no JSON"), ('```json\n{"n": 1}\n``` and more', "no JSON")])
 def test_two_wrong_answers_are_one_error_that_holds_both(bad, why):
     model = says("first", bad)
     with pytest.raises(Unanswered, match=f"(?i){why}") as e:
@@ -114,6 +115,7 @@ def test_an_order_in_a_note_is_not_obeyed(text):
     assert len(messages[1]["content"].splitlines()) == 6                        # mark, two notes, mark, blank, question: no text makes a line of its own
     assert [q["text"] for q in quoted(messages)] == [text.replace("\ud83d", "?"), "Ada: hello"]
     assert quoted(messages)[1] == {"n": 2, "id": "D1:2", "date": "2023-05-08", "text": "Ada: hello"}
+    assert all("date" not in quoted(prompt("?", [Unit("x", "y", time=t)]))[0] for t in (math.nan, math.inf, 1e7, -1e9))      # no calendar has these
 
 
 def test_the_same_note_as_a_system_message_is_obeyed():

@@ -167,7 +167,7 @@ def test_marks_decide_and_ties_stay():
     assert rerank(Rules(lambda messages: {"scores": []}), "snow?", []) == []
 
 
-@pytest.mark.parametrize("answer", ["nothing", {"scores": [1, 2]}, {"scores": [1, 5, 5, 11, 2, 1]}, {"scores": ["a"] * 6}])
+@pytest.mark.parametrize("answer", ["nothing", {"scores": [1, 2]}, {"scores": [1, 5, 5, 11, 2, 1]}, {"scores": ["a"] * 6}, {"scores": [1, math.nan, 2, 3, 4, 5]}])
 def test_marks_that_cannot_be_used_change_nothing(answer):
     units = [Unit(f"u{i}", t) for i, t in enumerate(TEXTS)]
     assert rerank(Rules(lambda messages: answer), "snow?", units) == units

@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -110,7 +111,7 @@ def ask(llm: LLM, messages: Messages, schema: dict[str, Any], check: Callable[[A
         answers.append(said.text)
         try:
             fenced = FENCED.fullmatch(said.text)
-            found = json.loads(fenced[1] if fenced else said.text)
+            found = json.loads(fenced[1] if fenced else said.text, parse_constant=_no_number)
             validate(found, schema)
             if check:
                 check(found)
@@ -127,6 +128,10 @@ def ask(llm: LLM, messages: Messages, schema: dict[str, Any], check: Callable[[A
     raise Unanswered(f"the model gave no usable answer, twice; the last one: {why}", answers)
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"no JSON: {name} is no number")
+
+
 def prompt(question: str, units: Iterable[Unit]) -> list[dict[str, str]]:
     """The messages that ask ``question`` about ``units``: a fixed system message, then the units as quoted data, then the question.
 
@@ -141,7 +146,10 @@ def prompt(question: str, units: Iterable[Unit]) -> list[dict[str, str]]:
 
 def _line(n: int, unit: Unit) -> str:
     """One unit as one line: JSON has no bare line breaks, and those it allows inside a string are escaped here."""
-    day = {} if unit.time is None else {"date": str((datetime(1970, 1, 1) + timedelta(days=unit.time)).date())}
+    day = {}
+    if unit.time is not None:
+        with suppress(OverflowError, ValueError):                # a day of no calendar stays unsaid
+            day = {"date": str((datetime(1970, 1, 1) + timedelta(days=unit.time)).date())}
     line = json.dumps({"n": n, "id": unit.id, **day, "text": unit.text}, ensure_ascii=False).encode(errors="replace").decode()
     return re.sub("[\x7f-\x9f\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", line)
 
