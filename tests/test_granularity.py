@@ -25,6 +25,7 @@ from minimem.text.granularity import (
     vectors,
     windows,
 )
+from minimem.text.memory_matters import Filtered
 from minimem.text.unit import Unit, tokens
 
 EXTRACTS = (lead, at_random, centroid, textrank, informative)
@@ -187,6 +188,33 @@ def test_a_cut_that_fails_loses_nothing():
             m.read("cat")
     broken[0] = False
     assert [u.id for u in m.read("cat")] == ["W1:1"]
+
+
+def test_a_memory_that_fails_between_two_pieces_is_told_the_rest_at_the_next_read():
+    class Failing(BM25):
+        left = [False, True]
+
+        def write(self, record):
+            if self.left and self.left.pop(0):
+                raise OSError("the disk is full")
+            super().write(record)
+    m = told(Regrouped(lambda t: windows(t, 1), Failing()), [turn("a", "one cat"), turn("b", "two dogs")])
+    with pytest.raises(OSError, match="full"):
+        m.rank("dogs")
+    assert [u.text for u in m.rank("dogs")] == ["two dogs"] and [u.text for u in m.rank("cat")] == ["one cat"]
+
+
+def test_pieces_can_be_kept_by_a_memory_around_another():
+    m = told(Regrouped(lambda t: windows(t, 1), Filtered(BM25())), [turn("a", "one cat"), turn("b", "two cats", expires=1.0)])
+    assert len(m.rank("cat")) == 2 and m.forget(1.0) == 1 and [u.text for u in m.rank("cat")] == ["one cat"]
+    m.write(turn("a", "one dog"))
+    assert m.rank("cat") == [] and [u.text for u in m.rank("dog")] == ["one dog"]
+
+
+def test_sessions_that_look_alike_are_two():
+    chat = [turn("a", "one cat", 1), turn("b", "two cats", "1")]
+    for cut in (windows, sessions, lead):
+        assert len({u.id for u in cut(chat)}) == 2 and len(told(Regrouped(cut, BM25()), chat).rank("cat")) == 2
 
 
 def test_wrong_cuts_and_records():

@@ -139,7 +139,7 @@ def test_a_failure_drops_nothing_and_is_tried_again_after_the_next_session():
     assert m.memory == whole.memory                                                      # as if it had never failed
 
 
-@pytest.mark.parametrize("answer", ["no", {"memory": []}, {"memory": [" "]}, {"memory": ["one two three four five six seven"]}, {"memory": "x"}, ["x"], {"memory": ["x"], "more": 1}])
+@pytest.mark.parametrize("answer", ["no", {"memory": []}, {"memory": [" "]}, {"memory": ["…"]}, {"memory": ["x", "-"]}, {"memory": ["one two three four five six seven"]}, {"memory": "x"}, ["x"], {"memory": ["x"], "more": 1}])
 def test_an_answer_that_cannot_be_used_changes_nothing(answer):
     answers = [{"memory": ["kept"]}]
     m = told(RecursiveSummary(Rules(lambda messages: answers.pop() if answers else answer), words=6), (1, 2, 3))

@@ -188,3 +188,10 @@ def test_glides():
     assert len(held) > 300 and np.abs(heard - s.pitch)[held].max() < 8000 / 64 and (s.pitch >= 300).all() and (s.pitch <= 3700).all()
     with pytest.raises(ValueError, match="frames must be >= 1"):
         streams.glides(0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_whole_numbers_of_eight_bits_do_not_wrap_around(rule):
+    frames = np.array([[0], [255], [250], [100], [116]])
+    assert list(filled(frames.astype(np.uint8), 2, rule).times) == list(filled(frames.astype(float), 2, rule).times)
+    assert filled(frames.astype(np.uint8), 2, rule).frames.dtype == np.uint8

@@ -56,12 +56,12 @@ def windows(turns: Iterable[Unit], width: int = 3) -> list[Unit]:
     """Windows of ``width`` turns that follow each other within a session. Raises ValueError if width < 1 or a turn names no session."""
     if width < 1:
         raise ValueError(f"width must be >= 1, saw {width!r}")
-    return [joined(f"W{s}:{i // width + 1}", "window", said[i:i + width]) for s, said in by_session(turns).items() for i in range(0, len(said), width)]
+    return [joined(f"W{s!r}:{i // width + 1}", "window", said[i:i + width]) for s, said in by_session(turns).items() for i in range(0, len(said), width)]
 
 
 def sessions(turns: Iterable[Unit]) -> list[Unit]:
     """Each session as one unit. Raises ValueError if a turn names no session."""
-    return [joined(f"D{s}", "session", said) for s, said in by_session(turns).items()]
+    return [joined(f"D{s!r}", "session", said) for s, said in by_session(turns).items()]
 
 
 # ------------------------------------------------------------------ extracts
@@ -73,7 +73,7 @@ def extracts(turns: Iterable[Unit], words: float, score: Callable[[list[Unit]], 
         best = np.argsort(-np.asarray(score(said), float), kind="stable")
         kept = {u.id for u in fill((said[i] for i in best), words)}
         if kept:
-            found.append(joined(f"X{s}", "summary", [u for u in said if u.id in kept], said))
+            found.append(joined(f"X{s!r}", "summary", [u for u in said if u.id in kept], said))
     return found
 
 
@@ -157,10 +157,10 @@ class Regrouped(Memory):
                 raise ValueError(f"cut must give every piece an id of its own, saw {[u.id for u in made]} for session {s!r}")
             if old - ids:
                 self.memory._restart([u for u in self.memory.units.values() if u.id not in old - ids])
+            self._pieces[s] = ids
             for u in made:
                 if self.memory.units.get(u.id) != u:
                     self.memory.write(u)
-            self._pieces[s] = ids
             del self._changed[s]
         return self.memory
 

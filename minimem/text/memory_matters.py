@@ -24,7 +24,7 @@ Where = Callable[[Unit], bool]
 
 def said_by(name: str) -> Where:
     """Units of this speaker, and those that name none (a window, a summary)."""
-    return lambda unit: unit.meta.get("speaker", name) == name
+    return lambda unit: unit.meta.get("speaker") in (None, "", name)
 
 
 def between(start: float, end: float) -> Where:

@@ -97,7 +97,10 @@ class RecursiveSummary(Memory):
                     for n, t in enumerate(dict.fromkeys(said["memory"]), 1)]
 
         def check(said: dict[str, Any]) -> None:
-            if (saw := sum(u.words for u in units(said))) > self.words:
+            found = units(said)
+            if wordless := [u.text for u in found if not u.words]:
+                raise ValueError(f"every sentence must hold a word, saw {wordless[0]!r}")
+            if (saw := sum(u.words for u in found)) > self.words:
                 raise ValueError(f"the memory has {saw} words, wanted at most {self.words}")
 
         return units(ask(self.llm, prompt(task, [*self.memory, *session]), ANSWER, check))

@@ -46,14 +46,19 @@ def reservoir(buffer: Buffer, x: np.ndarray) -> list[float]:
 
 def surprising(buffer: Buffer, x: np.ndarray) -> list[float]:
     """Frames that were least like the frame before."""
-    return [*buffer.worth, math.inf if buffer.last is None else ((x - buffer.last) ** 2).sum()]       # (4)
+    return [*buffer.worth, math.inf if buffer.last is None else _apart(x, buffer.last)]               # (4)
 
 
 def novel(buffer: Buffer, x: np.ndarray) -> np.ndarray:
     """Frames that are far from all older ones that are kept."""
     every = np.vstack([buffer.frames, x]) if len(buffer.frames) else x[None]
-    d = ((every[:, None] - every[None]) ** 2).sum(-1)
+    d = _apart(every[:, None], every[None])
     return np.where(np.tri(len(every), k=-1, dtype=bool), d, math.inf).min(1)                         # (5)
+
+
+def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x − y|², in floats: whole numbers of eight bits would wrap around."""
+    return (np.subtract(x, y, dtype=np.result_type(x, y, np.float32)) ** 2).sum(-1)
 
 
 class Buffer:

@@ -187,6 +187,9 @@ class Around(Memory):
     def __init__(self, memory: Memory) -> None:
         self.memory, self.least = memory, memory.least
 
+    def _restart(self, units: Iterable[Unit]) -> None:
+        self.memory._restart(units)
+
     @property
     def units(self) -> dict[str, Unit]:
         """What the other memory keeps."""
