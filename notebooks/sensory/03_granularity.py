@@ -165,7 +165,7 @@ assert lost[2] < 0 < won[1]
 # ## What to notice
 #
 # - **Count words, not units.** Ten sessions hold nearly all evidence because ten sessions are half of the chat. In 1,000 words they hold less than turns, windows or facts do.
-#   The gap closes as the budget grows: at 4,000 words sessions lose 1 to 4 points of answer words.
+#   The gap closes as the budget grows: at 4,000 words sessions lose 1 to 4 points of answer words, and with BM25 they hold 4 points *more* of the evidence than turns (2.2 to 5.9).
 # - **Summaries cover and do not tell.** On LoCoMo they "find" more evidence than turns and hold 16 to 18 points fewer of the answer's words. Whoever measures evidence alone would choose them.
 # - **What is central is not what is asked.** Turns chosen by TextRank tell *less* than turns drawn at random: what many turns resemble is what everybody says. Turns dense in dates, numbers, names and deeds tell more,
 #   and still less than GPT-3.5's summary of the same length.

@@ -351,7 +351,7 @@ for unit in turns(make(1, seed=0)[0]):
 print(*(u.text for u in memory.memory[:6]), sep="\n")
 
 # %% [markdown]
-# Half of the evidence is gone at the first writing; what gets through that stays longer than the law allows, for it is what all sessions have in common. The line is no longer straight, and the page fills with greetings and echoes.
+# Two thirds of the evidence are gone at the first writing; what gets through that stays longer than the law allows, for it is what all sessions have in common. The line is no longer straight, and the page fills with greetings and echoes.
 # *Like the rest* is the opposite of *worth remembering*.
 #
 # ## Exercises
