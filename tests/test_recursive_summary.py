@@ -148,6 +148,13 @@ def test_an_answer_that_cannot_be_used_changes_nothing(answer):
     assert "7 words, wanted at most 6" in m.why or "seven" not in str(answer)
 
 
+def test_a_turn_without_a_word_may_be_copied():
+    m = RecursiveSummary(extractive(6, newest), words=6)
+    m.write(Unit("D1:1", "😀", meta={"session": 1}))
+    m.end()
+    assert [u.text for u in m.memory] == ["😀"] and m.failures == 0
+
+
 def test_an_answer_over_budget_is_sent_back_once():
     answers = [{"memory": ["one two three"]}, {"memory": ["one"]}]
     m = told(RecursiveSummary(llm := Counted(Rules(lambda messages: answers.pop(0))), words=2), (1,))
