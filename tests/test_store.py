@@ -2,10 +2,12 @@
 import math
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -88,6 +90,8 @@ ODD = {
     "fact": Unit("F1", "a fact", "fact", ("D1:3",)),
     "empty": Unit("", "", "", meta={}),
     "quotes": Unit("'; DROP TABLE unit; --", "\"' OR 1=1; -- %s ? :x \\ $1 {}\n\t\r", 'k"i\'nd', ("a'b", "c\"d")),
+    "backslashes": Unit("C:\\new\\x41", "a\\101"),
+    "an id like bytes": Unit("\\x41", "a"),
     "big": Unit("big", "word " * 200_000, time=0.0),
     "combining": Unit("cafe\u0301", "cafe\u0301 \u202e right to left \ufeff", meta={"nul as an escape": "a\u0000b"}),
     "numbers": Unit("n", "x", time=5, expires=math.inf, meta={"big": 2**70, "small": 1e-300, "neg": -0.5}),
@@ -103,6 +107,8 @@ def test_every_field_comes_back_as_it_was(open_store, unit, embed):
     store.close()
     again = open_store(embed=embed)
     assert again.get(unit.id) == unit and again.get(unit.id).source_ids == unit.source_ids
+    again.write(unit)
+    assert list(again.units()) == [unit] and again.delete([unit.id]) == 1 and again.get(unit.id) is None
     again.check()
 
 
@@ -269,7 +275,7 @@ def test_full_text_ranks_by_its_formula_whatever_happened_before(open_store, see
     units = units[:5] + units[20:]
     for query in (*QUERIES, *(q.text for q in questions(make(1, seed, 5)[0])[:5])):
         same_order(store.rank(query, None), units, definition([u.text for u in units], query), 0)
-        assert store.rank(query, 7) == store.rank(query, None)[:7] and store.rank(query) == store.rank(query, 10) and store.rank(query, 0) == []
+        assert store.rank(query, 10**20) == store.rank(query, None) and store.rank(query, 7) == store.rank(query, None)[:7] and store.rank(query) == store.rank(query, 10) and store.rank(query, 0) == []
         assert store.read(query, 60) == fill(store.rank(query, None), 60)
 
 
@@ -556,9 +562,22 @@ def test_a_write_inside_a_write_is_refused_and_undoes_it(open_store):
     def some():
         yield from cats(300)
         store.write(Unit("inside", "x"))
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="a write is under way in this store"):
         store.write_all(some())
     assert store.stats()["units"] == 0 and store.write_all(cats()) == 5
+
+
+def test_a_refused_write_inside_a_write_leaves_that_one_whole(open_store):
+    store = open_store()
+
+    def some():
+        yield from cats(300)
+        with pytest.raises(StoreError, match="under way"):
+            store.write(Unit("inside", "x"))
+        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        store.write_all(some())
+    assert store.stats()["units"] == 0
 
 
 # ------------------------------------------------------------------ SQLite alone: the file
@@ -662,6 +681,27 @@ def test_a_writer_that_waited_long_enough_says_so(path):
             other.write(Unit("x", "y"))
     assert store.write_all(some()) == 300 and other.stats()["units"] == 300
     other.write(Unit("x", "y"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_ctrl_c_while_it_waits_for_another_writer_holds_nobody_up(path):
+    store, other = SQLite(path), SQLite(path)
+    other._db.execute("BEGIN IMMEDIATE")
+
+    def press():
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        other._db.execute("ROLLBACK")
+    pressing = threading.Thread(target=press)
+    with pytest.raises(KeyboardInterrupt):
+        pressing.start()
+        store.write(Unit("x", "cat"))
+    pressing.join()
+    other._db.execute("PRAGMA busy_timeout = 50")
+    other.write(Unit("y", "dog"))
+    store.write(Unit("z", "cow"))
+    assert ids(store.units()) == ["y", "z"]
 
 
 @pytest.mark.parametrize("durable, want", [(True, 2), (False, 1)])

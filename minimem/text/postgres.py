@@ -44,6 +44,7 @@ from .store import MISSES, REACH, SCHEMA, WAIT
 from .unit import Unit, expect_count, fill, tokens
 
 EXTENSION, EXACT, DEPTH, WIDEST, PATIENCE = "vector", 5000, 200, 2000, 10.0          # pgvector's HNSW takes at most 2,000 numbers a vector
+KEY = r"sha256(replace(id, '\', '\\')::bytea)"                     # of an id as long as you like; a cast to bytea reads \x41 as A, hence \\x41
 TABLES = """
 CREATE SCHEMA minimem;
 CREATE TABLE minimem.meta (name text PRIMARY KEY, value text);
@@ -51,7 +52,7 @@ CREATE TABLE minimem.account (owner text COLLATE "C" PRIMARY KEY DEFAULT current
                               units bigint NOT NULL DEFAULT 0, terms bigint NOT NULL DEFAULT 0);
 CREATE TABLE minimem.unit (owner text COLLATE "C" NOT NULL DEFAULT current_user, n bigint NOT NULL, id text COLLATE "C" NOT NULL, text text NOT NULL,
                            kind text NOT NULL, time double precision, expires double precision, meta text NOT NULL, deleted boolean NOT NULL, PRIMARY KEY (owner, n));
-CREATE INDEX unit_id ON minimem.unit (owner, sha256(id::bytea)) WHERE NOT deleted;
+CREATE INDEX unit_id ON minimem.unit (owner, {key}) WHERE NOT deleted;
 CREATE TABLE minimem.source (owner text COLLATE "C" NOT NULL DEFAULT current_user, n bigint, place integer, turn text NOT NULL, PRIMARY KEY (owner, n, place));
 CREATE TABLE minimem.posting (owner text COLLATE "C" NOT NULL DEFAULT current_user, term text COLLATE "C", n bigint, f integer NOT NULL, length integer NOT NULL,
                               PRIMARY KEY (owner, term, n) INCLUDE (f, length));
@@ -100,6 +101,8 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
     """
     from psycopg import errors, sql
     names = [text_of("user", u) for u in ids_of(users)]
+    if long := [u for u in names if len(u.encode()) > 63]:
+        raise ValueError(f"user {long[0]!r} is longer than the 63 bytes that PostgreSQL keeps of a name")
     db = _connect(dsn)
     with db, _asking(db), db.transaction():
         if db.info.server_version < 170000:
@@ -112,7 +115,7 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
                 db.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
             except (errors.FeatureNotSupported, errors.UndefinedFile):
                 raise StoreError(f"{_name(db)}: this server has no pgvector; install it there (Debian: postgresql-17-pgvector) or ask its operator") from None
-            db.execute(TABLES.format(**_types(db), schema=SCHEMA))
+            db.execute(TABLES.format(**_types(db), schema=SCHEMA, key=KEY))
             for table, columns in OWN.items():
                 for column in columns:                                               # no samples of what was said in pg_statistic, where no purge would find them
                     db.execute(f"ALTER TABLE minimem.{table} ALTER {column} SET STATISTICS 0")
@@ -277,7 +280,7 @@ class Postgres:
     def _bury(self, which: str, value: Any) -> int:
         """Take units out of the full text and the vectors and mark them deleted."""
         if which.startswith("id"):
-            which, value = "sha256(id::bytea) = ANY(%s)", [sha256(i.encode()).digest() for i in value]
+            which, value = f"{KEY} = ANY(%s)", [sha256(i.encode()).digest() for i in value]
         found = self._db.execute(f"UPDATE minimem.unit SET deleted = true WHERE NOT deleted AND {which} RETURNING n, text", (value,)).fetchall()
         if found:
             pairs = [(t, n, f) for n, text in found for t, f in _bag(text).items()]
@@ -383,7 +386,7 @@ class Postgres:
 
     def _order(self, bag: Counter[str], x: np.ndarray | None, k: int | None) -> list[int]:
         """Numbers of the k best units."""
-        asked = {"terms": list(bag), "times": list(bag.values()), "reach": REACH, "k": k}
+        asked = {"terms": list(bag), "times": list(bag.values()), "reach": REACH, "k": k and min(k, 2**62)}
         if x is None:
             return [n for n, in self._db.execute(BEST, asked).fetchall()]
         asked |= {"x": x, "minus": -x}
@@ -406,7 +409,7 @@ class Postgres:
         """The unit of this id, or None. Raises ValueError if the id is no string."""
         with self._reading():
             key = sha256(text_of("id", id).encode()).digest()
-            return next(self._load(n for n, in self._db.execute("SELECT n FROM minimem.unit WHERE NOT deleted AND sha256(id::bytea) = %s", (key,)).fetchall()), None)
+            return next(self._load(n for n, in self._db.execute(f"SELECT n FROM minimem.unit WHERE NOT deleted AND {KEY} = %s", (key,)).fetchall()), None)
 
     def units(self) -> Iterator[Unit]:
         """All units that are there now, in the order written, a few hundred in memory at a time; what is written meanwhile is not among them."""

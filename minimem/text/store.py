@@ -145,8 +145,10 @@ class SQLite:
     def _changing(self) -> Iterator[None]:
         """All of it or nothing; waits for other writers."""
         with self._lock, self._asking():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            if self._db.in_transaction:
+                raise StoreError("a write is under way in this store; let it end first")
+            try:                                                # BEGIN too: Ctrl-C while it waits comes when it has begun
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
@@ -162,8 +164,8 @@ class SQLite:
             if self._db.in_transaction:
                 yield
                 return
-            self._db.execute("BEGIN")
             try:
+                self._db.execute("BEGIN")
                 yield
             finally:
                 if self._db.in_transaction:
@@ -290,7 +292,7 @@ class SQLite:
     def _order(self, terms: Sequence[str], vector: np.ndarray | None, k: int | None) -> list[int]:
         """Numbers of the k best units."""
         if vector is None:
-            return [n for n, _ in self._matches(terms, "ORDER BY rank, rowid LIMIT ?", -1 if k is None else int(k))]
+            return [n for n, _ in self._matches(terms, "ORDER BY rank, rowid LIMIT ?", -1 if k is None else int(min(k, 2**62)))]
         self._follow()
         cosine = np.concatenate([np.einsum("nk,k->n", x, vector) for x in self._vectors])       # equal rows, equal scores: @ would round by place
         bm25 = np.zeros(len(self._numbers))
