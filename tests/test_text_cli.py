@@ -136,13 +136,14 @@ def test_users_do_not_meet(db, notes, capsys):
     ("search nowhere.db x", "there is no store nowhere.db; the first add makes one"), ("export nowhere.db", "there is no store"), ("stats setup.cfg.none", "there is no store"),
     ("stats README.md", "README.md is not a SQLite database"), ("add /no/such/folder/x.db README.md --lines", "/no/such/folder/x.db cannot be opened"), ("add {db} nothing.jsonl", "nothing.jsonl: No such file or directory"),
     ("add {db} tests", "tests: Is a directory"), ("setup {db} ada", "setup is for postgresql://"), ("index {db}", "index is for postgresql://"), ("search postgresql://ada:hunter2@127.0.0.1:1/x cat", "no connection to PostgreSQL at 127.0.0.1:1/x"),
+    ("search postgresql+psycopg://ada:hunter2@h/x cat", "dsn is no PostgreSQL connection string"), ("stats host=127.0.0.1\tport=1\tpassword=hunter2", "no connection to PostgreSQL"),
     ("stats postgresql://ada:hunter2@[", "dsn is no PostgreSQL connection string"), ("export {db} --out /no/such/folder/x", "No such file or directory")])
 def test_an_error_is_one_line_without_a_password(db, notes, command, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     if "export" in command or "index" in command:
         main(["add", db, notes])
         capsys.readouterr()
-    assert main(command.format(db=db).split()) == 2
+    assert main(command.format(db=db).split(" ")) == 2
     seen = capsys.readouterr()
     told = [x for x in seen.err.splitlines() if not x.endswith("units kept")]
     assert len(told) == 1 and told[0].startswith("error: ") and message in told[0] and "hunter2" not in seen.err + seen.out
@@ -157,6 +158,32 @@ def test_a_pipe_that_ends_early_and_a_screen_of_ascii(db, tmp_path):
     assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["text"] == "行 number 0 😀"
     done = shell(f"M search {db} number", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "\\u884c" in done.stdout and done.stderr == ""
+    done = shell(f"M search {db} number -k 1 --json", env={"PYTHONIOENCODING": "latin-1"})
+    assert json.loads(done.stdout)["text"] == "行 number 0 😀"
+    assert shell(f"M export {db} | M add {db}2 -", env={"PYTHONIOENCODING": "ascii"}).returncode == 0
+    with SQLite(db) as a, SQLite(db + "2") as b:
+        assert list(a.units()) == list(b.units())
+
+
+def test_lines_of_a_pipe_are_kept_as_they_come(db):
+    child = subprocess.Popen([sys.executable, "-m", "minimem.text", "add", db, "-", "--lines"], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdin.write(b"one\ntwo\nthr")
+    child.stdin.flush()
+    wait, there = time.time() + 60, []
+    with SQLite(db) as store:
+        while len(there) < 2 and time.time() < wait:
+            time.sleep(0.02)
+            there = [u.text for u in store.units()]
+        assert there == ["one", "two"]
+        child.stdin.write(b"ee\r\nfour")
+        assert b"4 units kept" in child.communicate()[1]
+        assert [u.text for u in store.units()] == ["one", "two", "three", "four"]
+
+
+def test_a_day_before_the_calendar(db, capsys):
+    with SQLite(db) as store:
+        store.write(Unit("a", "cat", time=-719_163.0))
+    assert main(["search", db, "cat", "-k", "9" * 30]) == 0 and capsys.readouterr().out == "a\t\tcat\n"
 
 
 def test_help_shows_examples():

@@ -23,7 +23,7 @@ HELP = """\
 DB is a SQLite file, made by the first add, or postgresql://user@host/database (password in the URL or in PGPASSWORD).
 
   python -m minimem.text add chat.db notes.jsonl                  lines such as {"text": "Ada moved to Turin", "time": "2023-05-08"}
-  tail -f log.txt | python -m minimem.text add chat.db - --lines  each line of plain text is a unit
+  tail -f log.txt | python -m minimem.text add chat.db - --lines  each line of plain text is a unit, equal lines one
   python -m minimem.text search chat.db "Where does Ada live?" --words 250
   python -m minimem.text export chat.db | python -m minimem.text add copy.db -
   python -m minimem.text delete chat.db D1:3 && python -m minimem.text purge chat.db
@@ -72,10 +72,10 @@ def parser() -> argparse.ArgumentParser:
 def add(a: argparse.Namespace) -> int:
     new = same = bad = 0
 
-    def good() -> Iterator[Unit]:
+    def good() -> Iterator[Unit | None]:
         nonlocal bad
         for where, made in chain.from_iterable(read(f, a.lines) for f in a.files):
-            if isinstance(made, Unit):
+            if made is None or isinstance(made, Unit):
                 yield made
             elif a.skip_bad:
                 bad += 1
@@ -83,13 +83,13 @@ def add(a: argparse.Namespace) -> int:
             else:
                 raise ValueError(f"{where}: {made}")
 
-    def until_bad(units: Iterator[Unit]) -> Iterator[list[Unit]]:
-        """Batches; what was read before an error is kept before the error is told."""
+    def until_bad(units: Iterator[Unit | None]) -> Iterator[list[Unit]]:
+        """Batches, as large as BATCH or as what has come (None); what was read before an error is kept before the error is told."""
         some: list[Unit] = []
         try:
             for unit in units:
-                some.append(unit)
-                if len(some) == BATCH:
+                some += [unit] * (unit is not None)
+                if some and (unit is None or len(some) == BATCH):
                     yield some
                     some = []
         except (ValueError, OSError):
@@ -116,7 +116,7 @@ def search(a: argparse.Namespace) -> int:
     with opened(a) as store:
         found = store.rank(a.query, a.k) if a.words is None else store.read(a.query, a.words)
     for u in found:
-        day = "" if u.time is None or abs(u.time) > 1e6 else f"{EPOCH + timedelta(days=u.time):%Y-%m-%d}"
+        day = "" if u.time is None or not -7e5 < u.time < 1e6 else f"{EPOCH + timedelta(days=u.time):%Y-%m-%d}"
         print(line(u) if a.json else "\t".join((u.id, day, " ".join(u.text.split()))))
     return 0 if found else 1
 
@@ -176,14 +176,19 @@ def setup(a: argparse.Namespace) -> int:
 
 # ------------------------------------------------------------------ units in and out
 
-def read(name: str, lines: bool) -> Iterator[tuple[str, Unit | str]]:
-    """(where, unit, or what is wrong) for each line of a file or of standard input."""
+def read(name: str, lines: bool) -> Iterator[tuple[str, Unit | str | None]]:
+    """(where, unit, or what is wrong) for each line of a file or of standard input; None when all that has come so far was given."""
     with (open(name, "rb") if name != "-" else os.fdopen(os.dup(0), "rb")) as f:
         shown, head = ("standard input" if name == "-" else name), b"" if name == "-" else f.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n")
         if head.startswith(b"[") and not lines:
             yield from samples(shown, f)
             return
-        for n, raw in enumerate(f, 1):
+        n = 0
+        for raw in arriving(f) if name == "-" else f:
+            if raw is None:
+                yield shown, None
+                continue
+            n += 1
             try:
                 text = raw.decode("utf-8-sig" if n == 1 else "utf-8").strip()
                 if text:
@@ -194,6 +199,17 @@ def read(name: str, lines: bool) -> Iterator[tuple[str, Unit | str]]:
                 yield f"{shown}:{n}", f"no JSON ({e.msg} at column {e.colno}); for plain text there is --lines"
             except (ValueError, TypeError, OverflowError, RecursionError) as e:
                 yield f"{shown}:{n}", str(e)
+
+
+def arriving(f: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a pipe, and None after those that have come so far: what follows may take a day."""
+    rest = bytearray()
+    while come := f.read1(1 << 16):
+        rest += come
+        if b"\n" in come:
+            *some, rest = rest.split(b"\n")
+            yield from (*some, None)
+    yield rest
 
 
 def samples(name: str, f: BinaryIO) -> Iterator[tuple[str, Unit | str]]:
@@ -233,7 +249,7 @@ def line(u: Unit) -> str:
 # ------------------------------------------------------------------ the store, the screen
 
 def remote(db: str) -> bool:
-    return db.startswith(("postgresql://", "postgres://"))
+    return "://" in db or "password=" in db                             # not a file, and no message may show it
 
 
 def expect_remote(a: argparse.Namespace) -> None:
@@ -271,6 +287,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     a = parser().parse_args(argv)
     try:
         sys.stdout.reconfigure(errors="backslashreplace")
+        if a.run is export or getattr(a, "json", False):
+            sys.stdout.reconfigure(encoding="utf8")                     # lines of JSON, whatever the screen is
         code = a.run(a)
         sys.stdout.flush()
         return code
