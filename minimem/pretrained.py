@@ -180,8 +180,9 @@ def _check(path: Path) -> None:
 # ------------------------------------------------------------------ MiniLM
 
 def _expect_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
-        raise ValueError(f"texts must be a list of strings, saw {texts if isinstance(texts, str) else [type(t).__name__ for t in texts]!r:.60}")
+    several = hasattr(texts, "__len__") and not isinstance(texts, str)
+    if not several or not all(isinstance(t, str) for t in texts):
+        raise ValueError(f"texts must be a list of strings, saw {[type(t).__name__ for t in texts] if several else texts!r:.60}")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_only_256_tokens_are_seen(model):
 
 def test_half_a_character_and_wrong_texts(model):
     np.testing.assert_allclose(model(["broken \ud83d"]), model(["broken ?"]), atol=1e-6)
-    for wrong, seen in (("a cat", "'a cat'"), ([None], "NoneType"), ([b"a"], "bytes")):
+    for wrong, seen in (("a cat", "'a cat'"), ([None], "NoneType"), ([b"a"], "bytes"), ((t for t in ["a cat"]), "generator")):
         with pytest.raises(ValueError, match=f"texts must be a list of strings, saw .*{seen}"):
             model(wrong)
         with pytest.raises(ValueError, match="texts must be"):
