@@ -209,6 +209,15 @@ def test_what_was_summed_up_expires_with_the_first_thing_it_may_be_made_from():
         m.forget(math.nan)
 
 
+@pytest.mark.parametrize("first, second", [(10.0, None), (None, 10.0), (10.0, 20.0)])
+def test_what_was_said_twice_stays_as_long_as_the_longer_of_the_two(first, second):
+    m = RecursiveSummary(extractive(50, newest), words=50)
+    for i, end in ((1, first), (2, second)):
+        m.write(Unit(f"D{i}:1", "the same words", expires=end, meta={"session": i}))
+    m.end()
+    assert m.forget(10.0) == 0 and [u.text for u in m.memory] == ["the same words"] and m.memory[0].expires in (None, 20.0)
+
+
 def test_the_same_id_again_replaces_what_is_still_there():
     m = told(RecursiveSummary(extractive(6, newest), words=6), (1,))
     m.write(Unit("D1:4", "other", meta={"session": 2}))

@@ -18,6 +18,7 @@ Units   budgets in words, times in days, sizes in bytes; the state is O(1) but f
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -88,8 +89,9 @@ class RecursiveSummary(Memory):
 
     def _written(self, session: Sequence[Unit]) -> list[Unit]:
         """The memory after one more session. Raises Unanswered."""
-        given = {u.text: u for u in (*session, *self.memory)}
-        expires = min((u.expires for u in given.values() if u.expires is not None), default=None)
+        notes = (*session, *self.memory)
+        given = {u.text: u for u in sorted(notes, key=lambda u: math.inf if u.expires is None else u.expires)}     # said twice: what stays longer
+        expires = min((u.expires for u in notes if u.expires is not None), default=None)
         task = TASK.format(old=len(self.memory), new=len(session), words=self.words)
 
         def units(said: dict[str, Any]) -> list[Unit]:
