@@ -558,3 +558,8 @@ def test_fusion_refuses_what_an_index_did_not_find():
         with pytest.raises(ValueError, match="1 not finite"):
             m.rank("cat")
     assert len(Fused([memory(LSA(4)), memory(LSA(4), depth=6)]).rank("cat")) == 6
+
+
+def test_recall_does_not_count_what_fills_up():
+    exact = np.array([[2, 0, 1, -1, -1]])
+    assert recall(exact, exact) == 1 and recall(np.array([[1, 2, -1, -1, -1]]), exact) == pytest.approx(2 / 3)

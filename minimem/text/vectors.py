@@ -53,7 +53,8 @@ def best(s: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
     """The share of the exact ids (Q, k) that were found, whatever their order."""
-    return float(np.mean([len(set(f) & set(e)) / len(e) for f, e in zip(found.tolist(), exact.tolist(), strict=True)]))
+    wanted = [set(e) - {-1} for e in exact.tolist()]
+    return float(np.mean([len(set(f) & e) / len(e) for f, e in zip(found.tolist(), wanted, strict=True)]))
 
 
 def stack(found: Sequence[tuple[np.ndarray, np.ndarray]], scanned: Sequence[int]) -> Found:
