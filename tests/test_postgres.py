@@ -83,7 +83,7 @@ def test_sql_through_ones_own_connection_sees_and_changes_no_row_of_another(two,
 
 @pytest.mark.parametrize("sql", [
     "SET ROLE ben", "SET SESSION AUTHORIZATION ben", "SET ROLE postgres", "ALTER ROLE ada BYPASSRLS", "ALTER ROLE ada SUPERUSER", "GRANT ben TO ada", "GRANT postgres TO ada", "ALTER ROLE ben PASSWORD 'x'",
-    "INSERT INTO minimem.unit (owner, n, id, text, kind, meta, deleted) VALUES ('ben', 99, 'x', 'planted', 'turn', '{}', false)",
+    "INSERT INTO minimem.unit (owner, n, id, key, text, kind, meta, deleted) VALUES ('ben', 99, 'x', '', 'planted', 'turn', '{}', false)",
     "INSERT INTO minimem.account (owner) VALUES ('ben') ON CONFLICT (owner) DO UPDATE SET units = 0", "UPDATE minimem.account SET owner = 'ben'", "INSERT INTO minimem.posting VALUES ('ben', 'cat', 1, 1, 1)",
     "UPDATE minimem.meta SET value = '9'", "DELETE FROM minimem.meta", "CREATE TABLE minimem.t ()", "CREATE FUNCTION minimem.f() RETURNS int LANGUAGE sql RETURN 1", "ALTER FUNCTION minimem.begin OWNER TO ada",
     "DROP SCHEMA minimem CASCADE", "SELECT pg_read_file('pg_hba.conf')", "COPY minimem.unit TO '/var/out'", "SELECT * FROM pg_statistic", "CREATE EXTENSION dblink"])
@@ -232,6 +232,20 @@ def test_hnsw_finds_nearly_all_of_the_ten_nearest(dsn, monkeypatch, seed):
         assert all(u.text.startswith("ada") for f in found for u in f)
         whole = ada.rank(asked[0], None)
         assert len(whole) == 1500 and whole[:10] == exact[0] and ada.read(asked[0], 300) == fill(whole, 300)
+
+
+def test_an_id_is_looked_up_and_not_searched_for(dsn, monkeypatch):
+    """Behind policies PostgreSQL uses an index only for comparisons that cannot leak."""
+    with Postgres(dsn["ada"]) as store:
+        store.write_all(Unit(f"D{i}", "cat") for i in range(300))
+        asked, execute = [], store._db.execute
+        execute("SET enable_seqscan = off")
+        monkeypatch.setattr(store._db, "execute", lambda *of: asked.append(of) or execute(*of))
+        assert store.get("D7") and store.delete(["D8"]) == store.write_all([Unit("D7", "dog")]) == 1
+        plans = [" ".join(r for r, in execute("EXPLAIN " + of[0], *of[1:]).fetchall()) for of in asked if "WHERE NOT deleted" in of[0]]
+        assert len(plans) == 3
+        for plan in plans:
+            assert "unit_key" in plan and "(key = " in plan.split("Index Cond:")[1].split("Filter:")[0], plan
 
 
 # ------------------------------------------------------------------ purged

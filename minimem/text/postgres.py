@@ -8,7 +8,7 @@ rights that could change that, so not even SQL that slipped in through it reads,
 as a superuser, a role that bypasses the policies, or the owner of the tables. One login may serve many users if it is a member of their roles
 (``user="ada"`` then says SET ROLE); it sees nothing as itself, but whoever can make it run SQL can be any of them.
 
-    meta (name, value)    account (owner, generation, last, units, terms)    unit (owner, n, id, text, kind, time, expires, meta, deleted)
+    meta (name, value)    account (owner, generation, last, units, terms)    unit (owner, n, id, key, text, kind, time, expires, meta, deleted)
     source (owner, n, place, turn)    posting (owner, term, n, f, length)    vector (owner, n, x): HNSW by inner product, if asked for
 
 Full text is BM25 with FTS5's formula, exact, over the user's own counts:  Σ_t max(ln((N − n_t + ½)/(n_t + ½)), 10⁻⁶) · f · 2.2 / (f + 1.2 (¼ + ¾ |d|/ℓ̄)).
@@ -44,15 +44,14 @@ from .store import MISSES, REACH, SCHEMA, WAIT
 from .unit import Unit, expect_count, fill, tokens
 
 EXTENSION, EXACT, DEPTH, WIDEST, PATIENCE = "vector", 5000, 200, 2000, 10.0          # pgvector's HNSW takes at most 2,000 numbers a vector
-KEY = r"sha256(replace(id, '\', '\\')::bytea)"                     # of an id as long as you like; a cast to bytea reads \x41 as A, hence \\x41
 TABLES = """
 CREATE SCHEMA minimem;
 CREATE TABLE minimem.meta (name text PRIMARY KEY, value text);
 CREATE TABLE minimem.account (owner text COLLATE "C" PRIMARY KEY DEFAULT current_user, generation bigint NOT NULL DEFAULT 0, last bigint NOT NULL DEFAULT 0,
                               units bigint NOT NULL DEFAULT 0, terms bigint NOT NULL DEFAULT 0);
-CREATE TABLE minimem.unit (owner text COLLATE "C" NOT NULL DEFAULT current_user, n bigint NOT NULL, id text COLLATE "C" NOT NULL, text text NOT NULL,
+CREATE TABLE minimem.unit (owner text COLLATE "C" NOT NULL DEFAULT current_user, n bigint NOT NULL, id text COLLATE "C" NOT NULL, key bytea NOT NULL, text text NOT NULL,
                            kind text NOT NULL, time double precision, expires double precision, meta text NOT NULL, deleted boolean NOT NULL, PRIMARY KEY (owner, n));
-CREATE INDEX unit_id ON minimem.unit (owner, {key}) WHERE NOT deleted;
+CREATE INDEX unit_key ON minimem.unit (owner, key) WHERE NOT deleted;
 CREATE TABLE minimem.source (owner text COLLATE "C" NOT NULL DEFAULT current_user, n bigint, place integer, turn text NOT NULL, PRIMARY KEY (owner, n, place));
 CREATE TABLE minimem.posting (owner text COLLATE "C" NOT NULL DEFAULT current_user, term text COLLATE "C", n bigint, f integer NOT NULL, length integer NOT NULL,
                               PRIMARY KEY (owner, term, n) INCLUDE (f, length));
@@ -72,7 +71,7 @@ BEGIN
     CREATE INDEX IF NOT EXISTS near ON minimem.vector USING hnsw (x {ops});
 END $$;
 REVOKE ALL ON FUNCTION minimem.begin, minimem.index FROM public"""
-OWN = {"account": (), "unit": ("id", "text", "kind", "meta"), "source": ("turn",), "posting": ("term",), "vector": ("x",)}
+OWN = {"account": (), "unit": ("id", "key", "text", "kind", "meta"), "source": ("turn",), "posting": ("term",), "vector": ("x",)}
 SCORE = f"""
 WITH asked (term, times) AS (SELECT * FROM unnest(%(terms)s::text[], %(times)s::integer[])),
      held AS MATERIALIZED (SELECT term, times, (SELECT count(*) FROM minimem.posting AS p WHERE p.term = asked.term) AS units FROM asked),
@@ -115,7 +114,7 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
                 db.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
             except (errors.FeatureNotSupported, errors.UndefinedFile):
                 raise StoreError(f"{_name(db)}: this server has no pgvector; install it there (Debian: postgresql-17-pgvector) or ask its operator") from None
-            db.execute(TABLES.format(**_types(db), schema=SCHEMA, key=KEY))
+            db.execute(TABLES.format(**_types(db), schema=SCHEMA))
             for table, columns in OWN.items():
                 for column in columns:                                               # no samples of what was said in pg_statistic, where no purge would find them
                     db.execute(f"ALTER TABLE minimem.{table} ALTER {column} SET STATISTICS 0")
@@ -259,12 +258,12 @@ class Postgres:
 
     def _put(self, rows: Sequence[tuple], turns: Sequence[Sequence[str]], vectors: np.ndarray | None) -> int:
         last = {r[0]: i for i, r in enumerate(rows)}            # twice the same id: the later stays
-        self._bury("id = ANY(%s)", list(last))
+        self._bury("key = ANY(%s)", [*map(_key, last)])
         bags = [_bag(r[1]) if last[r[0]] == i else Counter() for i, r in enumerate(rows)]
         n = 1 + self._one("UPDATE minimem.account SET last = last + %s, units = units + %s, terms = terms + %s RETURNING last", len(rows), len(last),
                           sum(map(Counter.total, bags))) - len(rows)
-        self._insert("unit (n, id, text, kind, time, expires, meta, deleted)", "bigint text text text float8 float8 text boolean",
-                     ((n + i, *r, last[r[0]] != i) for i, r in enumerate(rows)))
+        self._insert("unit (n, key, id, text, kind, time, expires, meta, deleted)", "bigint bytea text text text float8 float8 text boolean",
+                     ((n + i, _key(r[0]), *r, last[r[0]] != i) for i, r in enumerate(rows)))
         self._insert("source (n, place, turn)", "bigint integer text", ((n + i, j, t) for i, some in enumerate(turns) for j, t in enumerate(some)))
         self._insert("posting (term, n, f, length)", "text bigint integer integer", ((t, n + i, f, bag.total()) for i, bag in enumerate(bags) for t, f in bag.items()))
         if vectors is not None:
@@ -279,8 +278,6 @@ class Postgres:
 
     def _bury(self, which: str, value: Any) -> int:
         """Take units out of the full text and the vectors and mark them deleted."""
-        if which.startswith("id"):
-            which, value = f"{KEY} = ANY(%s)", [sha256(i.encode()).digest() for i in value]
         found = self._db.execute(f"UPDATE minimem.unit SET deleted = true WHERE NOT deleted AND {which} RETURNING n, text", (value,)).fetchall()
         if found:
             pairs = [(t, n, f) for n, text in found for t, f in _bag(text).items()]
@@ -295,9 +292,9 @@ class Postgres:
 
     def delete(self, ids: Iterable[str]) -> int:
         """Units of these ids are found no longer; returns how many there were. Their bytes stay until ``purge``."""
-        ids = ids_of(ids)
+        keys = [*map(_key, ids_of(ids))]
         with self._changing():
-            if count := self._bury("id = ANY(%s)", ids):
+            if count := self._bury("key = ANY(%s)", keys):
                 self._changed()
         return count
 
@@ -408,8 +405,8 @@ class Postgres:
     def get(self, id: str) -> Unit | None:
         """The unit of this id, or None. Raises ValueError if the id is no string."""
         with self._reading():
-            key = sha256(text_of("id", id).encode()).digest()
-            return next(self._load(n for n, in self._db.execute(f"SELECT n FROM minimem.unit WHERE NOT deleted AND {KEY} = %s", (key,)).fetchall()), None)
+            key = _key(text_of("id", id))
+            return next(self._load(n for n, in self._db.execute("SELECT n FROM minimem.unit WHERE NOT deleted AND key = %s", (key,)).fetchall()), None)
 
     def units(self) -> Iterator[Unit]:
         """All units that are there now, in the order written, a few hundred in memory at a time; what is written meanwhile is not among them."""
@@ -487,6 +484,11 @@ class Postgres:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _key(id: str) -> bytes:
+    """An id of any length as the index holds it; made here, for behind policies the server looks up only what needs no function that could leak."""
+    return sha256(id.encode()).digest()
 
 
 def _bag(text: str) -> Counter[str]:
