@@ -47,6 +47,18 @@ def test_fast_equals_the_definition(seed, k1, b):
         np.testing.assert_allclose(got, score(q, docs, k1, b), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_k_best_of_many_blocks_are_those_of_the_whole_order(seed):
+    r = np.random.default_rng(seed)
+    docs = [r.integers(20, size=r.integers(1, 9)) for _ in range(64 * 12 + 7)]             # the best in many blocks, some behind the last whole one
+    fast = Impacts(docs, 20)
+    for q in ([0], [1, 2], [3, 4, 5, 5]):
+        whole = fast.top(q)
+        assert fast.scores(q)[whole].tolist() == sorted(fast.scores(q)[whole], reverse=True) and len(whole) == (fast.scores(q) > 0).sum()
+        for k in (1, 2, 5, 10, 12, 13, 1000):
+            assert fast.top(q, k).tolist() == whole[:k].tolist()
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_store_of_empty_texts_scores_nothing():
     assert score(["a"], []) == []
