@@ -426,7 +426,8 @@ def test_cells_may_hold_codes():
     picks = {key: fast.pick(key, "faiss").fn for key in ("ivf", "sq8", "pq")}
     for codes in (picks["sq8"](), picks["pq"](8, 4)):
         whole, cells = filled(type(codes)(*([8, 4] if "parts" in vars(codes) else [])), x), filled(picks["ivf"](10, 10, codes), x)
-        assert recall(cells.search(q, 10).ids, whole.search(q, 10).ids) > 0.9
+        found = cells.search(q, 10)
+        assert recall(found.ids, whole.search(q, 10).ids) > 0.9 and (found.scanned == 600 + 10).all()      # all cells, and their centres
 
 
 @pytest.mark.parametrize("key", SAME)
