@@ -264,7 +264,7 @@ for name, e in {"untrained": before, "trained": after, "trained on wrong partner
 
 # %% [markdown]
 # Wrong partners teach what is not so: worse than no training. But without wrong texts nothing breaks here: it finds *more* (stored, three seeds: R@10 69 to 71 % against 57 to 58 %). The turns did draw together, the mean
-# cosine doubled, yet their order survived. Is (3) then not needed? **The made chats mislead.** On LoCoMo the same encoder without wrong texts is no better than untrained (−0.4 points of R@10, −2.5 to 1.4; in 1,000 words 3 points *worse*), where
+# cosine doubled, yet their order survived. Is (3) then not needed? **The made chats mislead.** On LoCoMo the same encoder without wrong texts is no better than untrained (−0.4 points of R@10, −2.6 to 1.3; in 1,000 words 3 points *worse*), where
 # (3) gains. Made chats say few things in few ways, so pulling is enough; in real talk it draws everything together. A toy can show how a mechanism works, and still be wrong about whether it is needed.
 #
 # ## Exercises
