@@ -1,4 +1,5 @@
 """python -m minimem.text: what a shell sees; and that a run killed in the middle keeps what it acknowledged and is finished by the same command again."""
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from minimem.tasks.dialogue import make, questions, turns
+from minimem.text import __main__ as command_line
 from minimem.text.__main__ import line, main, parser, unit
 from minimem.text.store import SQLite
 from minimem.text.unit import Unit
@@ -237,3 +239,15 @@ def test_the_same_commands_on_postgresql(notes, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["deleted"] == 0
     assert main(["index", ada]) == 2 and "has no vectors that HNSW can take" in capsys.readouterr().err
     assert main(["stats", dsn.owner]) == 2 and "policies do not bind" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_progress_is_shown_to_a_person_if_tqdm_is_there(monkeypatch, there):
+    screen = io.StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(command_line, "find_spec", lambda name: there or None)
+    with command_line.progress() as told:
+        time.sleep(1.1)                                                 # it shows itself after a second
+        told(7)
+    assert ("7 units" in screen.getvalue()) == there

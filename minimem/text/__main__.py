@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -274,8 +275,8 @@ def opened(a: argparse.Namespace, new: bool = False) -> Any:
 
 @contextmanager
 def progress() -> Iterator[Any]:
-    """A counter on the screen, if a person looks."""
-    if not sys.stderr.isatty():
+    """A counter on the screen, if a person looks and tqdm is there."""
+    if not (sys.stderr.isatty() and find_spec("tqdm")):
         yield lambda n: None
         return
     from tqdm import tqdm
