@@ -39,9 +39,9 @@ from typing import Any
 import numpy as np
 
 from .fusion import minmax
-from .storable import StoreError, batches, day_of, embedded, expect_embedder, ids_of, row, text_of
-from .store import MISSES, REACH, SCHEMA, WAIT
-from .unit import Unit, expect_count, fill, tokens
+from .storable import Store, StoreError, batches, day_of, embedded, expect_embedder, ids_of, row, text_of
+from .store import REACH, SCHEMA, WAIT
+from .unit import Unit, tokens
 
 EXTENSION, EXACT, DEPTH, WIDEST, PATIENCE = "vector", 5000, 200, 2000, 10.0          # pgvector's HNSW takes at most 2,000 numbers a vector
 TABLES = """
@@ -131,7 +131,7 @@ def setup(dsn: str, users: Iterable[str] = ()) -> None:
             db.execute(sql.SQL("GRANT " + rights + " TO {}").format(group))
 
 
-class Postgres:
+class Postgres(Store):
     """The store of one user: the role that ``dsn`` (a URL or ``key=value`` pairs) logs in as, or ``user``, if that role may act for it.
 
     ``embed``: keep a vector of every unit and rank by both; a store is begun with vectors or without, and keeps to one model.
@@ -227,10 +227,6 @@ class Postgres:
         return dict(self._db.execute("SELECT name, value FROM minimem.meta").fetchall())
 
     # -------------------------------------------------------------- writing
-
-    def write(self, record: Unit) -> None:
-        """Keep a unit; one with the same id is replaced. When this returns, it is kept. Raises ValueError if the record is no Unit or cannot be stored."""
-        self.write_all([record])
 
     def write_all(self, records: Iterable[Unit]) -> int:
         """Keep all of them or, if anything fails, none; returns how many. Takes a few hundred at a time from a generator.
@@ -348,29 +344,6 @@ class Postgres:
 
     # -------------------------------------------------------------- reading
 
-    def rank(self, query: str, k: int | None = 10) -> list[Unit]:
-        """The k best units, best first (None: all); of equals the older first. Without ``embed`` only units that share a term with the query.
-
-        Raises ValueError if k is negative or the query no string.
-        """
-        expect_count(k)
-        asked = self._asked(query)
-        with self._reading():
-            return list(self._load(self._order(*asked, k)))
-
-    def read(self, query: str, words: float = 500) -> list[Unit]:
-        """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
-        taken, left, missed, asked = fill([], words), words, 0, self._asked(query)
-        with self._reading():
-            for some in self._pages(*asked):
-                new = fill(self._load(some), left)
-                taken += new
-                left -= sum(u.words for u in new)
-                missed = 0 if new else missed + len(some)
-                if left < 1 or missed >= MISSES:
-                    break
-        return taken
-
     def _pages(self, bag: Counter[str], vector: np.ndarray | None) -> Iterator[list[int]]:
         """Numbers of the units, best first, 50 at a time; only who reads on has all compared."""
         head = self._order(bag, vector, 50)
@@ -446,10 +419,6 @@ class Postgres:
             return {"text": self._one(text, False), "full text": self._one("SELECT coalesce(sum(pg_column_size(p)), 0) FROM minimem.posting AS p"),
                     "vectors": self._one("SELECT coalesce(sum(pg_column_size(x)), 0) FROM minimem.vector"), "deleted": self._one(text, True)}
 
-    def nbytes(self) -> int:
-        """All bytes held for this user."""
-        return sum(self.sizes().values())
-
     def check(self) -> None:
         """Returns if all is in step. Raises StoreError that names what is not: a text and its terms, a vector, the counts."""
         with self._reading():
@@ -473,18 +442,6 @@ class Postgres:
                 bad += [f"{extra} units that are not there are in {table}"] * bool(extra)
         if bad:
             raise StoreError(f"{self.name} is out of step ({'; '.join(bad[:5])}{', …' if len(bad) > 5 else ''})")
-
-    def close(self) -> None:
-        """Let go of the server."""
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> Postgres:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _key(id: str) -> bytes:
     """An id of any length as the index holds it; made here, for behind policies the server looks up only what needs no function that could leak."""

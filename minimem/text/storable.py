@@ -1,14 +1,16 @@
-"""What the stores share: their error, and what a unit and an embedder must be for everything to come back as it was written."""
+"""What the stores share: their error, how they are read, and what a unit and an embedder must be for everything to come back as it was written."""
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from .unit import Unit, expect_unit
+from .unit import Unit, expect_count, expect_unit, fill
+
+MISSES = 250                                                     # units in a row that do not fit, after which a read has looked far enough
 
 
 class StoreError(Exception):
@@ -80,3 +82,52 @@ def embedded(embed: Callable[[Sequence[str]], Any], texts: Sequence[str]) -> np.
         raise ValueError(f"embed {embed.name!r} gave {x.shape}{'' if np.isfinite(x).all() else ' with NaN or infinity'} for {len(texts)} texts, "
                          f"wanted finite ({len(texts)}, {embed.dim})")
     return x
+
+
+class Store:
+    """What a store of either kind does by the same means. The kind says how it changes, reads, ranks and loads: `_reading`, `_asked`, `_order`, `_pages`, `_load`."""
+
+    def write(self, record: Unit) -> None:
+        """Keep a unit; one with the same id is replaced. When this returns, it is kept.
+
+        Raises ValueError if the record is no Unit or cannot be stored.
+        """
+        self.write_all([record])
+
+    def rank(self, query: str, k: int | None = 10) -> list[Unit]:
+        """The k best units, best first (None: all); of equals the older first. Without ``embed`` only units that share a term with the query.
+
+        Raises ValueError if k is negative or the query no string.
+        """
+        expect_count(k)
+        asked = self._asked(query)
+        with self._reading():
+            return list(self._load(self._order(*asked, k)))
+
+    def read(self, query: str, words: float = 500) -> list[Unit]:
+        """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
+        taken, left, missed, asked = fill([], words), words, 0, self._asked(query)
+        with self._reading():
+            for some in self._pages(*asked):
+                new = fill(self._load(some), left)
+                taken += new
+                left -= sum(u.words for u in new)
+                missed = 0 if new else missed + len(some)
+                if left < 1 or missed >= MISSES:
+                    break
+        return taken
+
+    def nbytes(self) -> int:
+        """All bytes held for this user."""
+        return sum(self.sizes().values())
+
+    def close(self) -> None:
+        """Let go of the file or the server."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

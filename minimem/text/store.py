@@ -39,10 +39,10 @@ from typing import Any
 import numpy as np
 
 from .fusion import minmax
-from .storable import StoreError, batches, day_of, embedded, expect_embedder, ids_of, row, text_of
-from .unit import Unit, expect_count, fill, tokens
+from .storable import Store, StoreError, batches, day_of, embedded, expect_embedder, ids_of, row, text_of
+from .unit import Unit, tokens
 
-SCHEMA, WAIT, REACH, MISSES = 1, 60.0, 20_000, 250
+SCHEMA, WAIT, REACH = 1, 60.0, 20_000
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE user (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, generation INTEGER NOT NULL DEFAULT 0);
@@ -64,7 +64,7 @@ REASONS = {
 }
 
 
-class SQLite:
+class SQLite(Store):
     """The store of one user in the file ``path``, which is made if it is not there. Another user in the same file has another store.
 
     ``embed``: keep a vector of every unit and rank by both; a file is begun with vectors or without, and keeps to one model.
@@ -179,13 +179,6 @@ class SQLite:
 
     # -------------------------------------------------------------- writing
 
-    def write(self, record: Unit) -> None:
-        """Keep a unit; one with the same id is replaced. When this returns, it is kept.
-
-        Raises ValueError if the record is no Unit or cannot be stored.
-        """
-        self.write_all([record])
-
     def write_all(self, records: Iterable[Unit]) -> int:
         """Keep all of them or, if anything fails, none; returns how many. Takes a few hundred at a time from a generator; other writers wait.
 
@@ -262,28 +255,8 @@ class SQLite:
 
     # -------------------------------------------------------------- reading
 
-    def rank(self, query: str, k: int | None = 10) -> list[Unit]:
-        """The k best units, best first (None: all); of equals the older first. Without ``embed`` only units that share a term with the query.
-
-        Raises ValueError if k is negative or the query no string.
-        """
-        expect_count(k)
-        asked = self._asked(query)
-        with self._reading():
-            return list(self._load(self._order(*asked, k)))
-
-    def read(self, query: str, words: float = 500) -> list[Unit]:
-        """The best units that fit a budget of words, best first. Raises ValueError if the budget is negative or not a number."""
-        taken, left, missed, asked = fill([], words), words, 0, self._asked(query)
-        with self._reading():
-            for some in batches(self._order(*asked, None), 50):
-                new = fill(self._load(some), left)
-                taken += new
-                left -= sum(u.words for u in new)
-                missed = 0 if new else missed + len(some)
-                if left < 1 or missed >= MISSES:
-                    break
-        return taken
+    def _pages(self, terms: Sequence[str], vector: np.ndarray | None) -> Iterator[list[int]]:
+        return batches(self._order(terms, vector, None), 50)
 
     def _asked(self, query: str) -> tuple[list[str], np.ndarray | None]:
         terms = tokens(query)
@@ -394,10 +367,6 @@ class SQLite:
                         for part, c in (("content", "c0"), ("data", "block"), ("docsize", "sz")))
             return {"text": live[0] + live[1], "full text": words, "vectors": live[2], "deleted": sum(dead)}
 
-    def nbytes(self) -> int:
-        """All bytes held for this user."""
-        return sum(self.sizes().values())
-
     def check(self) -> None:
         """Returns if all is in step. Raises StoreError that names what is not: the file's pages, the full text, a text and its terms, a vector."""
         with self._reading():
@@ -417,14 +386,3 @@ class SQLite:
             self._db.execute(f"INSERT INTO {self._words} ({self._words}) VALUES ('integrity-check')")
         if bad:
             raise StoreError(f"{self.path} {REASONS['SQLITE_CORRUPT']} ({'; '.join(bad[:5])}{', …' if len(bad) > 5 else ''})")
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> SQLite:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
